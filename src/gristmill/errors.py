@@ -1,0 +1,38 @@
+"""Errors that are written for the person who reads them, and the exit code each one means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GristmillError(Exception):
+    """Base of every error raised on purpose. `str(error)` is the whole message: what, where, cure."""
+
+    exit_code = 1
+
+
+class RequestError(GristmillError):
+    """What was asked for is wrong (a key, a path, a value). Nothing was done. Exit code 2, HTTP 4xx."""
+
+    exit_code = 2
+
+
+class WorkError(GristmillError):
+    """The request was fine and the work failed (disk full, diverged, corrupt checkpoint). Exit code 1."""
+
+    exit_code = 1
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """A hint that names the closest of `options`: ' Did you mean "x"?', or '' when none is close."""
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def missing_extra(module: str, extra: str) -> RequestError:
+    """The error for an optional dependency that is not installed, naming the extra that brings it."""
+    return RequestError(
+        f"{module} is not installed. It belongs to the [{extra}] extra: "
+        f"pip install -c constraints.txt 'gristmill[{extra}]'"
+    )
