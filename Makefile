@@ -1,0 +1,56 @@
+# make run    set up .venv and run the shipped recipe from end to end
+# make test   set up .venv and run every check and test
+# make lint   the checks alone
+# make docs   write docs/reference/cli.md and recipe.md from the program
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= pyhelp
+ARGS ?=
+
+BIN = $(VENV)/bin
+BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native/*)
+export HF_HUB_OFFLINE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test lint docs clean help
+
+run: $(VENV)/.ready-to-run
+	@$(BIN)/gristmill run $(RECIPE) $(ARGS)
+	@echo "gristmill is $(BIN)/gristmill; to call it by its name: source $(BIN)/activate"
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.ready-to-test
+	$(BIN)/python -m docs.reference.generate
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+help:
+	@grep '^# make' Makefile
+
+# A stamp is touched when its installation is complete, so a second `make` starts at once and one that was
+# interrupted begins again. The installation is editable: what runs is the code in this directory.
+define install
+@$(PYTHON) -c 'import sys; sys.exit("Gristmill needs Python 3.11 or newer, this is " + sys.version.split()[0] \
+    + ". Name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+$(BIN)/pip install -c constraints.txt -e '.[$(1)]'
+endef
+
+$(VENV)/.ready-to-run: $(BUILT_FROM)
+	$(call install,data$(comma)serve)
+	@touch $@
+
+$(VENV)/.ready-to-test: $(BUILT_FROM)
+	$(call install,data$(comma)serve$(comma)dev)
+	@touch $(VENV)/.ready-to-run $@
+
+comma := ,

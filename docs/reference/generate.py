@@ -1,0 +1,133 @@
+"""Writes cli.md and recipe.md from the program itself: `make docs` (python -m docs.reference.generate)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+_NOTE = (
+    "<!-- Written by docs/reference/generate.py; change the program, then run `make docs`. -->\n"
+)
+
+
+def cli_page() -> str:
+    """Every verb with its help, arguments and options."""
+    import typer
+
+    from gristmill.cli.main import VERBS, build
+
+    page = [
+        "# Commands\n",
+        _NOTE,
+        "Every verb has `--json`: one JSON document on standard output, progress on standard error. Exit code",
+        "0: done; 1: the work failed; 2: the request was wrong.\n",
+    ]
+    page += [
+        f"- [`{verb}`](#gristmill-{verb}): {summary}" for verb, (_, _, summary) in VERBS.items()
+    ]
+    for verb in VERBS:
+        command: Any = typer.main.get_command(build(verb))
+        page += _command(f"gristmill {verb}", command.commands[verb])
+    return "\n".join(page) + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    lines = [f"\n## {name}\n", _prose(command.help or "")]
+    subcommands = getattr(command, "commands", {})
+    for sub in sorted(subcommands):
+        lines += _command(f"{name} {sub}", subcommands[sub])
+    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+    if shown and not subcommands:
+        lines += ["\n| | |", "|---|---|"]
+        lines += [f"| {_parameter(p)} | {_cell(getattr(p, 'help', '') or '')} |" for p in shown]
+    return lines
+
+
+def _parameter(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+        return f"`{name}`" if parameter.required else f"`[{name}]`"
+    names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+    if parameter.is_flag:
+        return names
+    default = parameter.default
+    plain = isinstance(default, str | int | float) and default != ""
+    return f"{names} *{parameter.metavar or parameter.name.upper()}*" + (
+        f" ({default})" if plain else ""
+    )
+
+
+def _prose(text: str) -> str:
+    """A docstring as Markdown: indented examples become a code block."""
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text.replace("\b", "")))
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        if paragraph.startswith("    ") or paragraph.startswith("gristmill "):
+            lines += ["```", inspect.cleandoc(paragraph), "```"]
+        else:
+            lines += [paragraph, ""]
+    return "\n".join(lines).replace("```\n```\n", "").strip()
+
+
+def recipe_page() -> str:
+    """Every stage with what it does, takes and makes, and its settings with types and defaults."""
+    from gristmill.recipe.line import LINE
+
+    page = [
+        "# Recipes\n",
+        _NOTE,
+        "A recipe is a TOML file: `name`, `title`, `seed`, `size`, then one table a stage. A setting that is not",
+        'written, or is written "auto", comes from `size` where it derives one, else from the default below.',
+        "`--set stage.key=value` overrides all.\n",
+    ]
+    for stage, node in LINE.items():
+        config = node.config_class()
+        takes = (
+            ", ".join(f"`{name}` (of {maker})" for name, (maker, _) in node.inputs.items())
+            if stage != "report"
+            else "every stage's manifest"
+        )
+        page += [f"## {stage}\n", f"{node.does[0].upper()}{node.does[1:]}. `{node.module}`.\n"]
+        page += [f"Takes {takes}.\n"] if takes else []
+        page += [_prose(config.__doc__ or ""), ""] if config.__doc__ else []
+        if config.model_fields:
+            page += ["| setting | type | default | |", "|---|---|---|---|"]
+        for name, field in config.model_fields.items():
+            kind = _cell(
+                str(field.annotation).replace("typing.", "").replace("<class '", "").rstrip("'>")
+            )
+            default = (
+                "required"
+                if field.is_required()
+                else f"`{_short(field.get_default(call_default_factory=True))}`"
+            )
+            page.append(
+                f"| `{name}` | {kind} | {_cell(default)} | {_cell(field.description or '')} |"
+            )
+        page.append("")
+    return "\n".join(page).rstrip() + "\n"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"cli.md": cli_page, "recipe.md": recipe_page}
+
+
+def main() -> None:
+    for name, write in PAGES.items():
+        (HERE / name).write_text(write(), encoding="utf-8")
+        print(f"wrote docs/reference/{name}")
+
+
+if __name__ == "__main__":
+    main()

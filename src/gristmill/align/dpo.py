@@ -1,0 +1,192 @@
+"""The alignment stage: direct preference optimization against the fine-tuned model as reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gristmill.align.losses import dpo_loss
+from gristmill.align.pairs import Pair, encode, own_worse_answers, read_pairs, sequence_logprobs
+from gristmill.errors import RequestError
+from gristmill.files import read_json, read_jsonl, write_json
+from gristmill.formats import Model, save_hf
+from gristmill.model import Transformer
+from gristmill.stage import Progress, Result, quiet
+from gristmill.tokenizer import Tokenizer
+from gristmill.train import OptimConfig, discard_checkpoints, epoch_order, resolve_dtype, train
+
+
+class DPOConfig(OptimConfig):
+    """`beta` is the strength of the pull towards the reference; `nll` the weight of the chosen answer's own
+    loss a token (Llama 3 uses 0.2), which keeps its probability from falling along with the rejected one's."""
+
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    lr_peak: float = 2e-4
+    lr_embedding_peak: float = 1e-4
+    warmup_steps: int = 10
+    beta: float = 0.1
+    nll: float = 0.2
+    epochs: float = 1.0
+    batch_pairs: int = 16
+    max_pairs: int = 1024  # derived pairs used; the model's own come on top
+    own_samples: int = 256  # prompts that the model answers itself, to find its own worse answers
+    own_max_tokens: int = 48
+    own_worse_below: float = 0.5
+    max_tokens: int = 384
+    evaluations: int = 3
+    seed: int = 0
+
+
+class Preferences:
+    """Pairs with the reference's log-probabilities, computed once. The loss is normalized by pairs."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        reference: Tensor,
+        heldout: Sequence[Pair],
+        config: DPOConfig,
+    ) -> None:
+        self.pairs, self.reference, self.heldout, self.config = pairs, reference, heldout, config
+
+    def batch(self, step: int) -> list[int]:
+        size = self.config.batch_pairs
+        order = epoch_order(step * size, size, len(self.pairs), self.config.seed, "dpo")
+        return order.tolist()
+
+    def loss(
+        self, network: Transformer, batch: list[int], dtype: torch.dtype
+    ) -> tuple[Tensor, int, dict[str, float]]:
+        pairs = [self.pairs[i] for i in batch]
+        rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        chosen, rejected = sequence_logprobs(network, rows, dtype).chunk(2)
+        reference_chosen, reference_rejected = self.reference[batch].unbind(1)
+        lengths = torch.tensor([sum(mask) for _, mask in rows[: len(pairs)]])
+        preference = dpo_loss(
+            chosen, rejected, reference_chosen, reference_rejected, self.config.beta
+        )
+        loss = (preference - self.config.nll * chosen / lengths).sum()
+        rewards = self.config.beta * torch.stack(
+            (chosen - reference_chosen, rejected - reference_rejected)
+        )
+        sums = {
+            "preference": preference.sum().item(),
+            "right": (rewards[0] > rewards[1]).sum().item(),
+            "margin": (rewards[0] - rewards[1]).sum().item(),
+            "chosen": rewards[0].sum().item(),
+        }
+        return loss, len(pairs), sums
+
+    def describe(self, sums: dict[str, float], targets: int) -> dict[str, float]:
+        return {
+            "loss": sums["preference"] / targets,
+            "reward_accuracy": sums["right"] / targets,
+            "reward_margin": sums["margin"] / targets,
+            "reward_chosen": sums["chosen"] / targets,
+        }
+
+    def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
+        if not self.heldout:
+            return {}
+        values = pair_logprobs(network, self.heldout, dtype)
+        return {"heldout_accuracy": (values[:, 0] > values[:, 1]).float().mean().item()}
+
+
+@torch.inference_mode()
+def pair_logprobs(network: Transformer, pairs: Sequence[Pair], dtype: torch.dtype) -> Tensor:
+    """(Σ log π of chosen, of rejected) of each pair, float32 [pairs, 2]."""
+    out = torch.zeros(len(pairs), 2)
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].chosen[0]), i))
+    for start in range(0, len(order), 16):
+        chosen = order[start : start + 16]
+        rows = [pairs[i].chosen for i in chosen] + [pairs[i].rejected for i in chosen]
+        values = sequence_logprobs(network, rows, dtype)
+        out[chosen] = torch.stack(values.chunk(2), dim=1)
+    return out
+
+
+def run(
+    config: DPOConfig, inputs: dict[str, Path], out_dir: Path, progress: Progress = quiet
+) -> Result:
+    """inputs: model, questions, tokenizer. Output: model, an HF directory."""
+    tokenizer = Tokenizer.load(inputs["tokenizer"])
+    model = Model.load(inputs["model"])
+    questions = inputs["questions"]
+    derived = _spread(read_pairs(questions / "preferences.train.jsonl"), config.max_pairs)
+    own = _own_answers(model, questions, config, out_dir, progress)
+    limit = min(config.max_tokens, model.config.max_seq_len)
+    pairs, too_long = encode([*derived, *own], tokenizer, limit)
+    heldout, _ = encode(read_pairs(questions / "preferences.heldout.jsonl"), tokenizer, limit)
+    if not pairs:
+        raise RequestError(
+            f"{questions}/preferences.train.jsonl holds no pair of at most {limit} tokens"
+        )
+    heldout = heldout[:: max(1, len(heldout) // 256)][:256]
+    dtype = resolve_dtype(config.compute_dtype)
+    network = model.network
+    reference = pair_logprobs(network, pairs, dtype)
+    objective = Preferences(pairs, reference, heldout, config)
+    before = objective.evaluate(network, dtype).get("heldout_accuracy")
+    steps = max(1, round(config.epochs * len(pairs) / config.batch_pairs))
+    rows = train(
+        network,
+        objective,
+        config,
+        steps=steps,
+        out_dir=out_dir,
+        progress=progress,
+        evaluations=config.evaluations,
+    )
+    save_hf(network, out_dir / "model", tokenizer)
+    discard_checkpoints(out_dir)
+    return Result(
+        {"model": out_dir / "model"},
+        {
+            "shape": asdict(network.config),
+            "parameters": network.config.num_parameters,
+            "steps": steps,
+            "pairs": len(pairs),
+            "pairs_derived": len(derived),
+            "pairs_own": len(own),
+            "left_out_too_long": too_long,
+            "heldout_pairs": len(heldout),
+            "heldout_accuracy_before": before,
+            "heldout_accuracy": rows[-1].get("heldout_accuracy"),
+            "history": rows,
+        },
+    )
+
+
+def _own_answers(
+    model: Model, questions: Path, config: DPOConfig, out_dir: Path, progress: Progress
+) -> list[dict[str, Any]]:
+    """The model's own worse answers; kept in out_dir/own.json, since they cost seconds to make again."""
+    place = out_dir / "own.json"
+    if place.is_file():
+        return read_json(place)
+    rows = [row for row in read_jsonl(questions / "sft.train.jsonl") if row.get("form") == "what"]
+    found: list[dict[str, Any]] = []
+    prompts = _spread(rows, config.own_samples)
+    for done, pairs in own_worse_answers(
+        model,
+        prompts,
+        max_tokens=config.own_max_tokens,
+        worse_below=config.own_worse_below,
+        seed=config.seed,
+    ):
+        found += pairs
+        progress(done, len(prompts), "samples", kept=len(found))
+    write_json(place, found)
+    return found
+
+
+def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` rows evenly spread over the list (all of them when there are fewer)."""
+    if count >= len(rows):
+        return rows
+    return [rows[i * len(rows) // count] for i in range(count)]

@@ -1,0 +1,93 @@
+"""`--dry-run`: the table of what a run would do and what it would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gristmill.cli.console import out, show_json
+from gristmill.recipe import Recipe
+from gristmill.recipe.estimate import BASIS, Estimate, estimate
+from gristmill.recipe.headline import amount, duration
+from gristmill.recipe.runner import Judgement, plan
+
+_STYLE = {"skip": "dim", "run": "", "resume": "", "depends": ""}
+_WORDS = {"skip": "skip", "run": "run", "resume": "resume", "depends": "run"}
+
+
+def show_plan(
+    recipe: Recipe,
+    out_dir: Path | None,
+    from_stage: str | None,
+    until: str | None,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    """Print the plan (and the resolved recipe, unless as JSON, where it is a part). Changes nothing."""
+    configs = recipe.resolve()
+    run_dir = recipe.directory(out_dir)
+    judgements = plan(recipe, configs, run_dir, from_stage=from_stage, until=until, verify=verify)
+    estimates = estimate(configs, run_dir)
+    if as_json:
+        show_json(
+            {
+                "dir": str(run_dir),
+                "stages": [_row(j, estimates.get(j.stage)) for j in judgements],
+                "recipe": {s: config.model_dump(mode="json") for s, config in configs.items()},
+                "estimates": BASIS,
+            }
+        )
+        return
+    out.print(f"# {run_dir}/recipe.toml", style="dim", markup=False)
+    out.print(recipe.to_toml(configs), markup=False, soft_wrap=True)
+    out.print(_table(recipe, judgements, estimates))
+    running = [
+        estimates[j.stage] for j in judgements if j.action != "skip" and j.stage in estimates
+    ]
+    known = [one for one in running if one.seconds is not None]
+    if known:
+        time = duration(sum(one.seconds or 0 for one in known))
+        memory = amount(max(one.memory_bytes or 0 for one in running), "bytes")
+        disk = amount(sum(one.disk_bytes or 0 for one in running), "bytes")
+        out.print(f"\nAbout {time}, {memory} of memory, {disk} on disk. {BASIS}", soft_wrap=True)
+    elif not running:
+        out.print("\nNothing to do: every stage is finished and unchanged.")
+
+
+def _table(recipe: Recipe, judgements: list[Judgement], estimates: dict[str, Estimate]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "what it does", "", "why"):
+        table.add_column(name, overflow="fold")
+    for name in ("time", "memory", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for judgement in judgements:
+        one = estimates.get(judgement.stage, Estimate())
+        skipped = judgement.action == "skip"
+        time = "" if skipped or one.seconds is None else duration(one.seconds)
+        memory = "" if skipped or one.memory_bytes is None else amount(one.memory_bytes, "bytes")
+        disk = "" if one.disk_bytes is None else amount(one.disk_bytes, "bytes")
+        table.add_row(
+            judgement.stage,
+            recipe.line[judgement.stage].does,
+            _WORDS[judgement.action],
+            judgement.why,
+            time,
+            memory,
+            disk,
+            style=_STYLE[judgement.action],
+        )
+    return table
+
+
+def _row(judgement: Judgement, one: Estimate | None) -> dict[str, Any]:
+    one = one or Estimate()
+    return {
+        "stage": judgement.stage,
+        "action": judgement.action,
+        "why": judgement.why,
+        "seconds": one.seconds,
+        "memory_bytes": one.memory_bytes,
+        "disk_bytes": one.disk_bytes,
+    }

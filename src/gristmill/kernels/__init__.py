@@ -1,0 +1,52 @@
+"""Kernels: each in native code with a plain-PyTorch twin, and the one place that says which is used and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gristmill.kernels.int8 import (
+    Int8Linear,
+    int8_linear,
+    int8_linear_native,
+    int8_linear_torch,
+    replace_int8,
+)
+from gristmill.kernels.native import extension, why_missing
+
+__all__ = [
+    "Int8Linear",
+    "Kernel",
+    "describe",
+    "instruction_sets",
+    "int8_linear",
+    "int8_linear_native",
+    "int8_linear_torch",
+    "replace_int8",
+]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operation, what computes it here, and why. `str()` is a line for people."""
+
+    name: str
+    uses: Literal["native", "torch"]
+    why: str
+
+    def __str__(self) -> str:
+        what = "native code" if self.uses == "native" else "PyTorch"
+        return f"{self.name}: {what} ({self.why})"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """What the extension can run on this machine, narrowest first; empty without the extension."""
+    return tuple(extension.instruction_sets()) if extension is not None else ()
+
+
+def describe() -> list[Kernel]:
+    """Every kernel with the implementation that is in use."""
+    if extension is not None:
+        return [Kernel("int8_linear", "native", f"{instruction_sets()[-1]} instructions")]
+    slower = "8-bit models answer several times slower, all else is as fast"
+    return [Kernel("int8_linear", "torch", f"{why_missing}; {slower}")]

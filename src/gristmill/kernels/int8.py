@@ -1,0 +1,124 @@
+"""8-bit weights, full-precision activations: y = scale ⊙ (W x), W int8 with one scale an output channel.
+
+Decoding is bound by the bytes of weights read a token, so a quarter of the bytes is nearly four times the
+speed; the native kernel reads each weight once and widens it in registers. Its PyTorch twin widens the
+whole matrix first, which costs more than it saves at one row and nothing at many: there it is the faster one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gristmill.kernels.native import extension
+
+# Above this many rows of x PyTorch's matrix product, fed with widened weights, is faster than the native
+# kernel (benchmarks/int8.py).
+NATIVE_ROWS = 16
+
+
+def int8_linear_torch(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """The reference: x [..., in] in any floating dtype, weight int8 [out, in], weight_scale [out, 1] -> [..., out].
+
+    Every int8 value is exact in float32, bfloat16 and float16, so only the product itself rounds.
+    """
+    return (F.linear(x, weight.to(x.dtype)) * weight_scale.view(-1)).to(x.dtype)
+
+
+def int8_linear_native(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, isa: str = "best", threads: int | None = None
+) -> Tensor:
+    """The same by the native kernel: x and weight_scale float32, all on the CPU.
+
+    A row's result depends on that row alone, never on the number of rows or threads. `isa` ("scalar",
+    "avx2", "avx512") and `threads` (default: PyTorch's) are for tests and benchmarks.
+    """
+    assert extension is not None, "gristmill._native is not built"
+    out_features, in_features = weight.shape
+    if (
+        weight.dtype != torch.int8
+        or weight_scale.dtype != torch.float32
+        or x.dtype != torch.float32
+    ):
+        raise TypeError(
+            f"int8_linear takes int8 weights, float32 scales and activations, not {weight.dtype}, "
+            f"{weight_scale.dtype} and {x.dtype}"
+        )
+    if x.shape[-1] != in_features or weight_scale.numel() != out_features:
+        raise ValueError(
+            f"int8_linear: weight {tuple(weight.shape)} does not go with x {tuple(x.shape)} and "
+            f"weight_scale {tuple(weight_scale.shape)}"
+        )
+    if not (x.is_cpu and weight.is_cpu and weight_scale.is_cpu):
+        raise ValueError("int8_linear_native works on the CPU only")
+    x, weight, weight_scale = x.contiguous(), weight.contiguous(), weight_scale.contiguous()
+    y = torch.empty((*x.shape[:-1], out_features))
+    extension.int8_linear(
+        weight.data_ptr(),
+        weight_scale.data_ptr(),
+        x.data_ptr(),
+        y.data_ptr(),
+        out_features,
+        in_features,
+        x.numel() // in_features,
+        threads or torch.get_num_threads(),
+        isa,
+    )
+    return y
+
+
+def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """The faster of the two for this input. Gradients (with respect to x) flow through the twin only."""
+    native = (
+        extension is not None
+        and x.dtype == torch.float32
+        and x.is_cpu
+        and x.numel() <= NATIVE_ROWS * x.shape[-1]
+        and not (x.requires_grad and torch.is_grad_enabled())
+    )
+    return (int8_linear_native if native else int8_linear_torch)(x, weight, weight_scale)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias on 8-bit weights; its tensors have the names of compressed-tensors.
+
+    The scales stay float32 whatever dtype the network is cast to: rounding them would change every weight.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features, 1))
+
+    def _apply(self, fn, recurse: bool = True):
+        scale = self.weight_scale
+        super()._apply(fn, recurse)
+        self.weight_scale = scale.to(self.weight.device)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return int8_linear(x, self.weight, self.weight_scale)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def replace_int8(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Put an Int8Linear wherever `tensors` holds `NAME.weight_scale`, and return the names.
+
+    The network is changed in place and its new layers are empty: `network.load_state_dict(tensors)` fills
+    them. Nothing else in the network needs to know.
+    """
+    names = [key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")]
+    for name in names:
+        out_features, in_features = tensors[f"{name}.weight"].shape
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, Int8Linear(in_features, out_features))
+    return names

@@ -1,0 +1,156 @@
+"""Answers from an index: search, put the passages before the question, ask the model, say what supports it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gristmill.data import NOT_FOUND, grounded
+from gristmill.errors import RequestError
+from gristmill.lm import LM, Chunk, Message, SamplingParams
+from gristmill.retrieval.index import Index, Passage
+from gristmill.retrieval.terms import FRAME_WORDS, STOP_WORDS, index_text
+
+_SUPPORT = 0.5
+_NEAR_BEST = 0.8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: what to show. passages: what the model was given, numbered from 1 as in the prompt.
+
+    citations: the passages that support the text (see `supports`). found: whether the documents hold the
+    answer, as far as search and model can tell; False means that the text says so.
+    """
+
+    text: str
+    passages: tuple[Passage, ...]
+    citations: tuple[Passage, ...]
+    found: bool
+
+
+def answer(
+    engine: LM,
+    index: Index,
+    question: str | Sequence[Message],
+    params: SamplingParams | None = None,
+    k: int = 3,
+) -> Answer:
+    """Answer a question, or the last user message of a conversation, from the index.
+
+    Only that message is searched. When nothing is found the model is not asked. Where the prompt does not
+    fit the model's context, earlier turns go first, then the last passages. Raises RequestError when there
+    is no user message, or when not even one passage fits.
+    """
+    asked, history = _split(question)
+    passages = index.search(asked, k)
+    if not passages:
+        return _nothing_found()
+    prompts = _prompts(asked, history, passages)
+    for given, messages in prompts[:-1]:
+        with contextlib.suppress(RequestError):
+            return _judge(engine.chat(messages, params).text, given)
+    given, messages = prompts[-1]
+    return _judge(engine.chat(messages, params).text, given)
+
+
+def answer_stream(
+    engine: LM,
+    index: Index,
+    question: str | Sequence[Message],
+    params: SamplingParams | None = None,
+    k: int = 3,
+) -> Iterator[str | Answer]:
+    """`answer`, piece by piece: strings as the model writes them, and at the end the whole Answer.
+
+    The joined strings are the Answer's text. A model without `stream_chat` gives its text in one piece.
+    """
+    asked, history = _split(question)
+    passages = index.search(asked, k)
+    if not passages:
+        yield NOT_FOUND
+        yield _nothing_found()
+        return
+    prompts = _prompts(asked, history, passages)
+    for given, messages in prompts:
+        written: list[str] = []
+        try:
+            for chunk in _stream(engine, messages, params):
+                if chunk.text:
+                    written.append(chunk.text)
+                    yield chunk.text
+        except RequestError:
+            if written or given is prompts[-1][0]:
+                raise
+            continue
+        yield _judge("".join(written), given)
+        return
+
+
+def supports(text: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
+    """The passages that support a text, best first: those that hold at least half of its terms, and at least
+    0.8 of the share that the best one holds.
+
+    Terms are the words of the text (names also in parts), without function words and words of the
+    question's frame; a text made only of such words counts all of them. The same text and passages always
+    give the same citations; no model is asked.
+    """
+    terms = _terms(text)
+    held = [
+        (len(terms & _terms(f"{p.title} {p.text}", every=True)) / max(1, len(terms)), p)
+        for p in passages
+    ]
+    best = max((share for share, _ in held), default=0.0)
+    cited = [(share, p) for share, p in held if share >= max(_SUPPORT, _NEAR_BEST * best)]
+    return tuple(p for _, p in sorted(cited, key=lambda pair: -pair[0]))
+
+
+def _terms(text: str, every: bool = False) -> set[str]:
+    words = set(index_text(text).split())
+    content = words - STOP_WORDS - FRAME_WORDS
+    return words if every else content or words
+
+
+def _split(question: str | Sequence[Message]) -> tuple[str, list[Message]]:
+    """The message to search for, and the turns before it."""
+    if isinstance(question, str):
+        return question, []
+    messages = list(question)
+    for position in range(len(messages) - 1, -1, -1):
+        if messages[position].get("role") == "user":
+            return messages[position].get("content", ""), messages[:position]
+    raise RequestError("the conversation has no user message, so there is no question to answer.")
+
+
+def _prompts(
+    asked: str, history: list[Message], passages: list[Passage]
+) -> list[tuple[list[Passage], list[Message]]]:
+    """The prompts to try, longest first: with the earlier turns, without, then with fewer passages."""
+    prompts: list[tuple[list[Passage], list[Message]]] = []
+    for count in range(len(passages), 0, -1):
+        given = passages[:count]
+        message = {"role": "user", "content": grounded(asked, [p.text for p in given])}
+        if count == len(passages) and history:
+            prompts.append((list(given), [*history, message]))
+        prompts.append((given, [message]))
+    return prompts
+
+
+def _stream(engine: LM, messages: list[Message], params: SamplingParams | None) -> Iterator[Chunk]:
+    stream_chat = getattr(engine, "stream_chat", None)
+    if stream_chat is not None:
+        yield from stream_chat(messages, params)
+    else:
+        completion = engine.chat(messages, params)
+        yield Chunk(completion.text, completion)
+
+
+def _judge(text: str, given: list[Passage]) -> Answer:
+    found = NOT_FOUND.rstrip(".").lower() not in text.lower() and bool(text.strip())
+    citations = supports(text, given) if found else ()
+    return Answer(text, tuple(given), citations, found)
+
+
+def _nothing_found() -> Answer:
+    return Answer(NOT_FOUND, (), (), False)

@@ -1,0 +1,62 @@
+"""What the machine computes fast in, measured, and the allocator settings that training needs."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from typing import Literal
+
+import torch
+
+from gristmill.errors import RequestError
+
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+
+def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 where its matmul is clearly faster than float32, else float32.
+
+    Measured, never assumed: on a CPU with AVX512-BF16 bf16 is 2-3 times faster, on one without it
+    50-100 times slower, so the answer does not flicker. Takes about 20 ms.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(256, 256, dtype=dtype)
+        a @ a
+        start = time.perf_counter()
+        for _ in range(3):
+            a @ a
+        times[dtype] = time.perf_counter() - start
+    return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
+
+
+def resolve_dtype(name: ComputeDtype) -> torch.dtype:
+    """The torch dtype of a config's `compute_dtype`."""
+    if name == "auto":
+        return fast_dtype()
+    try:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    except KeyError:
+        raise RequestError(
+            f'compute_dtype must be "auto", "float32" or "bfloat16", not "{name}"'
+        ) from None
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of giving them back to the kernel.
+
+    A step frees and takes the same tens of megabytes again; by default each round trip unmaps and
+    page-faults them, which cost a third of a small model's step. No effect outside glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    mallopt(m_mmap_threshold, 1 << 30)
+    mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,68 @@
+"""Token shards as an endless, seeded stream of training windows, mixed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gristmill.errors import RequestError, nearest
+from gristmill.files import read_json
+from gristmill.train.order import epoch_order, mixture
+
+
+class Windows:
+    """Windows of `length` + 1 consecutive tokens of one split; the extra one is the last target.
+
+    A group (a source of the corpus) is its documents end to end, cut into windows; an epoch visits each
+    window once in a seeded order, and each epoch starts the cuts at another offset. Groups are mixed by
+    `weights` (group -> share of the rows; missing groups are left out; {} means by their size).
+    """
+
+    def __init__(
+        self, tokens_dir: Path, split: str, length: int, weights: Mapping[str, float], seed: int
+    ) -> None:
+        groups = read_json(tokens_dir / "manifest.json")["splits"].get(split, {})
+        sizes = {
+            name: entry["tokens"] for name, entry in groups.items() if entry["tokens"] > length
+        }
+        if not sizes:
+            raise RequestError(
+                f"{tokens_dir} has no {split} group of more than {length} tokens to train on: "
+                "give more data or a smaller context"
+            )
+        for name in weights:
+            if name not in groups:
+                raise RequestError(
+                    f'pretrain.weights names "{name}", which is not a group of the corpus '
+                    f"({', '.join(sorted(groups))}).{nearest(name, groups)}"
+                )
+        shares = {name: float(weights.get(name, 0)) for name in sizes} if weights else dict(sizes)
+        self.groups = [name for name in sorted(shares) if shares[name] > 0]
+        if not self.groups:
+            raise RequestError("pretrain.weights leaves no group to train on")
+        self.weights = [float(shares[name]) for name in self.groups]
+        self.length, self.seed = length, seed
+        self.tokens = [
+            np.load(tokens_dir / f"{split}.{name}.npy", mmap_mode="r") for name in self.groups
+        ]
+
+    @property
+    def total(self) -> int:
+        """Tokens of the groups that are trained on."""
+        return sum(len(tokens) for tokens in self.tokens)
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """Rows `first .. first+count-1` of the stream: int64 [count, length + 1], whatever came before."""
+        source, position = mixture(first, count, self.weights)
+        out = np.empty((count, self.length + 1), dtype=np.int64)
+        for row, (group, turn) in enumerate(zip(source.tolist(), position.tolist(), strict=True)):
+            tokens = self.tokens[group]
+            slack = (len(tokens) - 1) % self.length
+            windows = (len(tokens) - 1) // self.length
+            window = int(epoch_order(turn, 1, windows, self.seed, self.groups[group])[0])
+            shift = (turn // windows) * 7919 % (slack + 1)
+            start = shift + window * self.length
+            out[row] = tokens[start : start + self.length + 1]
+        return out

@@ -1,0 +1,157 @@
+"""The program as people call it: help, errors in one message with exit code 2, and no directory made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gristmill.cli.main import VERBS, build
+from gristmill.cli.run import parse_settings
+from gristmill.errors import RequestError
+from gristmill.files import write_json
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def gristmill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "gristmill.cli.main", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "100", "NO_COLOR": "1"},
+    )
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['gristmill', '--help']\n"
+        "from gristmill.cli.main import main; main()\n"
+        "print(sorted({'torch', 'typer', 'rich', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    for verb, (_, _, summary) in VERBS.items():
+        assert re.search(rf"^  {verb} +{re.escape(summary)}$", done.stdout, re.MULTILINE)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_imports_no_torch(tmp_path: Path) -> None:
+    code = "import gristmill, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_verb_has_help_with_examples_and_json(
+    verb: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build(verb)(args=[verb, "--help"], prog_name="gristmill")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert f"gristmill {verb}" in said
+    assert "--json" in said or "COMMAND" in said  # a group's sub-verbs have their own help
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    done = gristmill("rnu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        'gristmill: there is no verb "rnu". Did you mean "run"? `gristmill --help` lists them.\n'
+    )
+
+
+WRONG = [
+    (["run", "pyhlep"], 'no recipe "pyhlep". Did you mean "pyhelp"?'),
+    (["run", "--set", "sizetiny"], "write KEY=VALUE"),
+    (["run", "--set", "tokenizr.vocab_size=9"], 'no stage "tokenizr". Did you mean "tokenizer"?'),
+    (["run", "--set", "tokenizer.vocabsize=9"], 'no key "vocabsize". Did you mean "vocab_size"?'),
+    (["run", "--set", "tokenizer.vocab_size=many"], 'must be a whole number, not "many"'),
+    (["run", "--set", "size=gigantic"], "size"),
+    (["run", "--set", "data.path=/no/such/place"], "/no/such/place"),
+    (["run", "--until", "pretrian"], 'no stage "pretrian". Did you mean "pretrain"?'),
+    (["run", "my-docs"], "data.path (the folder with your documents) is required"),
+    (["run", "bad.toml"], "bad.toml is not valid TOML"),
+    (["align", "--method", "dpoo"], 'no method "dpoo". Did you mean "dpo"?'),
+    (["report", "nowhere"], "is not a directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
+def test_a_wrong_request_is_one_message_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "bad.toml").write_text("[data\n")
+    done = gristmill(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.startswith("gristmill: ") and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
+
+
+def test_with_json_a_wrong_request_is_one_document(tmp_path: Path) -> None:
+    done = gristmill("run", "pyhlep", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert "pyhlep" in json.loads(done.stdout)["error"]
+
+
+def test_settings_are_parsed_as_toml_values() -> None:
+    given = ["size=tiny", "sft.epochs=3", 'data.sources=["~/a=b"]', "x.y=a=b"]
+    assert parse_settings(given) == {
+        "size": "tiny",
+        "sft.epochs": 3,
+        "data.sources": ["~/a=b"],
+        "x.y": "a=b",
+    }
+    for wrong in ("a", "=1", "a..b=1", ".=1"):
+        with pytest.raises(RequestError, match="KEY=VALUE"):
+            parse_settings([wrong])
+
+
+def test_report_shows_the_lineage_of_what_is_there(tmp_path: Path) -> None:
+    def manifest(stage: str, inputs: dict) -> dict:
+        return {
+            "schema": 1,
+            "stage": stage,
+            "key": "k" * 64,
+            "config": {"seed": 0},
+            "inputs": inputs,
+            "outputs": {"made": {"path": f"{stage}/made", "sha256": stage * 9, "bytes": 3}},
+            "metrics": {},
+            "seed": 0,
+            "versions": {"gristmill": "0"},
+            "seconds": 1.0,
+            "peak_memory_bytes": 1,
+            "finished": "2026-01-01T00:00:00+00:00",
+        }
+
+    one = {"documents": {"path": "data/made", "sha256": "data" * 9, "stage": "data"}}
+    write_json(tmp_path / "data/manifest.json", manifest("data", {}))
+    write_json(tmp_path / "facts/manifest.json", manifest("facts", one))
+    done = gristmill("report", str(tmp_path), "--lineage", "facts", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["from"][0]["stage"] == "data"
+    done = gristmill("report", str(tmp_path), "--lineage", "facts", cwd=tmp_path)
+    assert "data/made" in done.stdout and "sha256 datadatadata" in done.stdout
+    done = gristmill("report", str(tmp_path), "--json", cwd=tmp_path)
+    assert Path(json.loads(done.stdout)["report"]).read_text().startswith("<!doctype html>")

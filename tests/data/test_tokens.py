@@ -1,0 +1,120 @@
+"""Token shards: exactly the ids that `tokenizers` gives, where the offsets say, the same on every run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tokenizers
+
+from gristmill.data.schema import Document, arrow_schema
+from gristmill.data.tokens import TokensConfig, run
+from gristmill.errors import RequestError
+from gristmill.files import hash_file, hash_path, read_json
+from gristmill.tokenizer import train_bpe
+
+TEXTS = [Path(file).read_text(encoding="utf-8") for file in (os.__file__, pa.__file__)]
+TEXTS += ["naïve 🙂\r\n", "<|endoftext|> is only text here", "x", "\x00\ufffd你好 " * 5]
+GROUPS = ["stdlib", "my notes.v2", "stdlib", "topics", "my notes.v2", "topics"]
+
+RUN = """
+import sys
+from pathlib import Path
+from gristmill.data.tokens import TokensConfig, run
+inputs = {"documents": Path(sys.argv[1]), "tokenizer": Path(sys.argv[2])}
+run(TokensConfig(), inputs, Path(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("tokens")
+    (root / "documents").mkdir()
+    for split in ("train", "heldout", "dropped"):
+        rows = [
+            asdict(
+                Document(
+                    f"{split}{i}", text, f"f{i}", "", "", "", "{}", "text", group, "", "", split
+                )
+            )
+            for i, (text, group) in enumerate(zip(TEXTS, GROUPS, strict=True))
+            if split == "train" or i % 2
+        ]
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=arrow_schema()),
+            root / "documents" / f"{split}.parquet",
+        )
+    train_bpe(iter(TEXTS), 500).save(root / "tokenizer")
+    return {"documents": root / "documents", "tokenizer": root / "tokenizer"}
+
+
+def test_shards_hold_the_ids_of_every_document(inputs, tmp_path):
+    result = run(TokensConfig(), inputs, tmp_path)
+    out = result.outputs["tokens"]
+    manifest = read_json(out / "manifest.json")
+    assert manifest["vocab_size"] == 500 and manifest["dtype"] == "uint16"
+    assert manifest["tokenizer_sha256"] == hash_file(inputs["tokenizer"] / "tokenizer.json")
+    assert manifest["splits"] == result.metrics
+    oracle = tokenizers.Tokenizer.from_file(str(inputs["tokenizer"] / "tokenizer.json"))
+    oracle.encode_special_tokens = True  # tokenizers' own way of reading them as text
+    separator = oracle.token_to_id("<|endoftext|>")
+    for split in ("train", "heldout"):
+        rows = pq.read_table(inputs["documents"] / f"{split}.parquet").to_pylist()
+        assert list(manifest["splits"][split]) == sorted({row["group"] for row in rows})
+        for group, numbers in manifest["splits"][split].items():
+            chosen = [row for row in rows if row["group"] == group]
+            tokens = np.load(out / f"{split}.{group}.npy", mmap_mode="r")
+            offsets = np.load(out / f"{split}.{group}.offsets.npy")
+            assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
+            assert read_json(out / f"{split}.{group}.ids.json") == [row["id"] for row in chosen]
+            assert offsets[0] == 0 and offsets[-1] == len(tokens) == numbers["tokens"]
+            assert len(offsets) == len(chosen) + 1 == numbers["documents"] + 1
+            assert numbers["bytes"] == sum(len(row["text"].encode()) for row in chosen)
+            for row, start, end in zip(chosen, offsets, offsets[1:], strict=False):
+                expected = [separator, *oracle.encode(row["text"]).ids]
+                assert tokens[start:end].tolist() == expected, row["id"]
+
+
+def test_equal_inputs_give_equal_bytes(inputs, tmp_path):
+    run(TokensConfig(), inputs, tmp_path / "here")
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
+    # also without the fast encoder: a module that cannot be imported stands in its way
+    script = "import sys; sys.modules['gigatoken'] = None" + RUN
+    subprocess.run(
+        [sys.executable, "-c", script, *map(str, inputs.values()), tmp_path / "there"],
+        env=environment,
+        check=True,
+    )
+    assert hash_path(tmp_path / "here" / "tokens") == hash_path(tmp_path / "there" / "tokens")
+
+
+def test_large_vocabularies_take_four_bytes(inputs, tmp_path):
+    backend = tokenizers.Tokenizer.from_file(str(inputs["tokenizer"] / "tokenizer.json"))
+    backend.add_special_tokens([f"<|more_{i}|>" for i in range(65_100)])
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    backend.save(str(wide / "tokenizer.json"))
+    (wide / "tokenizer_config.json").write_text('{"bos_token": "<|more_65099|>"}')
+    out = run(TokensConfig(), {**inputs, "tokenizer": wide}, tmp_path / "out").outputs["tokens"]
+    assert read_json(out / "manifest.json")["dtype"] == "uint32"
+    tokens = np.load(out / "train.topics.npy")
+    assert tokens.dtype == np.uint32 and tokens[0] == backend.token_to_id("<|more_65099|>") > 65_535
+
+
+def test_what_is_missing_is_named(inputs, tmp_path):
+    with pytest.raises(RequestError, match="holds no documents"):
+        run(TokensConfig(), {**inputs, "documents": tmp_path}, tmp_path / "out")
+    with pytest.raises(RequestError, match=r"tokenizer\.json is missing"):
+        run(TokensConfig(), {**inputs, "tokenizer": tmp_path}, tmp_path / "out")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "tokenizer.json").write_bytes((inputs["tokenizer"] / "tokenizer.json").read_bytes())
+    with pytest.raises(RequestError, match="names no bos_token"):
+        run(TokensConfig(), {**inputs, "tokenizer": bare}, tmp_path / "out")

@@ -1,0 +1,52 @@
+"""Initialization: a function of seed and parameter name, with the spread it promises."""
+
+from __future__ import annotations
+
+import torch
+
+from gristmill.model import ModelConfig, Transformer, initialize
+
+
+def config(num_layers: int = 2, **changes) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=500,
+        hidden_size=96,
+        num_layers=num_layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        intermediate_size=256,
+        max_seq_len=32,
+        **changes,
+    )
+
+
+def test_a_parameter_does_not_depend_on_the_others():
+    small = initialize(Transformer(config()), seed=3).state_dict()
+    deep = initialize(Transformer(config(num_layers=5)), seed=3).state_dict()
+    other = initialize(Transformer(config()), seed=4).state_dict()
+    torch.manual_seed(99)  # no global generator takes part
+    again = initialize(Transformer(config()), seed=3).state_dict()
+    for name, tensor in small.items():
+        assert torch.equal(tensor, deep[name]) and torch.equal(tensor, again[name]), name
+        if tensor.ndim == 2 and not name.endswith(("o_proj.weight", "down_proj.weight")):
+            assert not torch.equal(tensor, other[name]), name
+
+
+def test_spread():
+    network = initialize(Transformer(config(tie_embeddings=False)), seed=0, embedding_std=0.05)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            assert bool((parameter == 1).all()), name
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            assert not parameter.any(), name
+        else:
+            expected = 0.05 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+            assert abs(parameter.std().item() / expected - 1) < 0.03, name
+
+
+def test_every_block_begins_as_the_identity():
+    network = initialize(Transformer(config()), seed=0)
+    tokens = torch.arange(32)[None]
+    embedded = network.model.embed_tokens(tokens)
+    assert torch.equal(network.hidden(tokens), network.model.norm(embedded))

@@ -1,0 +1,141 @@
+"""Clients that leave, steps that fail, servers that stop: nothing goes on that nobody waits for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from gristmill.engine import Engine
+from gristmill.formats import Model
+from gristmill.model import Transformer
+from tests.tiny_model import random_model
+
+ENDLESS = {
+    "messages": [{"role": "user", "content": "go"}],
+    "temperature": 0,
+    "max_tokens": 200_000,
+}
+LONG = {"messages": [{"role": "user", "content": "go on, " * 9000}], "max_tokens": 200_000}
+
+
+@pytest.fixture(scope="module")
+def endless_url(serve_engine):
+    """Two rows only, and a context so long that an answer would take many minutes."""
+    with serve_engine(Engine(random_model(max_seq_len=300_000), max_rows=2)) as url:
+        yield url
+
+
+def wait_until(condition, what: str) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"after 30 s: not {what}")
+
+
+def under_way(url: str) -> int:
+    return httpx.get(f"{url}/health").json()["requests_under_way"]
+
+
+def send(url: str, body: dict) -> socket.socket:
+    """A request written to a bare socket, which can be dropped at any time."""
+    request = httpx.Request("POST", f"{url}/v1/chat/completions", json=body)
+    connection = socket.create_connection((request.url.host, request.url.port))
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    connection.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("body", [ENDLESS, LONG], ids=["decode", "prefill"])
+def test_an_answer_ends_when_its_client_leaves(endless_url: str, body: dict, stream: bool) -> None:
+    connection = send(endless_url, body | {"stream": stream})
+    wait_until(lambda: under_way(endless_url) == 1, "started")
+    if stream and body is ENDLESS:
+        assert b"200 OK" in connection.recv(1000)
+    connection.close()
+    wait_until(lambda: under_way(endless_url) == 0, "ended")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_waiting_request_is_forgotten_when_its_client_leaves(
+    endless_url: str, stream: bool
+) -> None:
+    running = [send(endless_url, ENDLESS) for _ in range(2)]
+    wait_until(lambda: under_way(endless_url) == 2, "two running")
+    waiting = send(endless_url, ENDLESS | {"stream": stream})
+    wait_until(lambda: under_way(endless_url) == 3, "one waiting")
+    waiting.close()
+    wait_until(lambda: under_way(endless_url) == 2, "the waiting one gone")
+    for connection in running:
+        connection.close()
+    wait_until(lambda: under_way(endless_url) == 0, "all gone")
+
+
+def test_the_others_are_answered_while_one_runs_on(endless_url: str) -> None:
+    """A short request joins the batch of an endless one and is answered before it."""
+    endless = send(endless_url, ENDLESS)
+    wait_until(lambda: under_way(endless_url) == 1, "started")
+    body = ENDLESS | {"max_tokens": 5}
+    response = httpx.post(f"{endless_url}/v1/chat/completions", json=body, timeout=60)
+    assert response.json()["usage"]["completion_tokens"] == 5
+    assert under_way(endless_url) == 1
+    endless.close()
+    wait_until(lambda: under_way(endless_url) == 0, "ended")
+
+
+def test_stopping_the_server_ends_its_streams_with_an_error(serve_engine) -> None:
+    engine = Engine(random_model(max_seq_len=300_000))
+    received = []
+
+    def read(url: str, started: threading.Event) -> None:
+        with httpx.stream(
+            "POST", f"{url}/v1/chat/completions", json=ENDLESS | {"stream": True}, timeout=60
+        ) as response:
+            for line in response.iter_lines():
+                received.append(line)
+                started.set()
+
+    from gristmill.serve.worker import Worker
+
+    worker = Worker(engine)
+    worker.start()
+    pieces = []
+    worker.submit(engine.chat_request(ENDLESS["messages"]), pieces.append)
+    wait_until(lambda: len(pieces) > 3, "writing")
+    worker.stop()
+    assert "going down" in str(pieces[-1])
+    with pytest.raises(Exception, match="going down"):
+        worker.submit(engine.chat_request(ENDLESS["messages"]), pieces.append)
+
+
+class Fragile(Transformer):
+    """Breaks on one token id, as a bug or a full memory would."""
+
+    def hidden(self, tokens_BT, **kwargs):
+        if bool((tokens_BT == 90).any()):
+            raise MemoryError("no room for token 90")
+        return super().hidden(tokens_BT, **kwargs)
+
+
+def test_a_failing_step_is_a_500_and_the_server_lives_on(serve_engine) -> None:
+    sound = random_model()
+    network = Fragile(sound.config)
+    network.load_state_dict(sound.network.state_dict())
+    broken = sound.tokenizer.decode([90])
+
+    def ask(url: str, text: str) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1, "temperature": 0}
+        return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+    with serve_engine(Engine(Model(network, sound.tokenizer))) as url:
+        assert ask(url, "hello").status_code == 200
+        failed = ask(url, f"hello {broken}")
+        assert failed.status_code == 500
+        assert failed.json()["error"]["type"] == "server_error"
+        assert "token 90" not in failed.text
+        assert ask(url, "hello").status_code == 200
