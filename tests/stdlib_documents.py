@@ -10,9 +10,20 @@ from gristmill.data.schema import TEXT_COLUMNS, Document, arrow, arrow_schema
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 MODULES = (
-    "heapq textwrap statistics shlex fnmatch json asyncio concurrent collections email logging calendar "
-    "string difflib csv configparser pathlib random tempfile zipfile argparse queue sched"
-).split()
+    *(
+        "heapq",
+        "textwrap",
+        "statistics",
+        "shlex",
+        "fnmatch",
+        "json",
+        "asyncio",
+        "concurrent",
+        "email",
+    ),
+    *("collections", "logging", "calendar", "string", "difflib", "csv", "configparser", "pathlib"),
+    *("random", "tempfile", "zipfile", "argparse", "queue", "sched"),
+)
 
 
 def document(text: str, source: str, **fields: str) -> Document:
@@ -30,7 +41,7 @@ def document(text: str, source: str, **fields: str) -> Document:
     return Document(**(row | fields))
 
 
-def stdlib_documents(modules: tuple[str, ...] | list[str] = tuple(MODULES)) -> list[Document]:
+def stdlib_documents(modules: tuple[str, ...] | list[str] = MODULES) -> list[Document]:
     """The source files of these modules and packages; every seventh file is held out."""
     found = []
     for name in modules:

@@ -85,30 +85,46 @@ def recipe_page() -> str:
     ]
     for stage, node in LINE.items():
         config = node.config_class()
-        takes = (
-            ", ".join(f"`{name}` (of {maker})" for name, (maker, _) in node.inputs.items())
-            if stage != "report"
-            else "every stage's manifest"
-        )
         page += [f"## {stage}\n", f"{node.does[0].upper()}{node.does[1:]}. `{node.module}`.\n"]
-        page += [f"Takes {takes}.\n"] if takes else []
-        page += [_prose(config.__doc__ or ""), ""] if config.__doc__ else []
+        takes = ", ".join(f"`{name}` of {maker}" for name, (maker, _) in node.inputs.items())
+        if takes:
+            page.append(f"Takes {takes if stage != 'report' else 'the manifest of every stage'}.\n")
+        about, settings = _described(inspect.cleandoc(config.__doc__ or ""), config.model_fields)
+        page += [about, ""] if about else []
         if config.model_fields:
             page += ["| setting | type | default | |", "|---|---|---|---|"]
         for name, field in config.model_fields.items():
-            kind = _cell(
-                str(field.annotation).replace("typing.", "").replace("<class '", "").rstrip("'>")
-            )
-            default = (
-                "required"
-                if field.is_required()
-                else f"`{_short(field.get_default(call_default_factory=True))}`"
-            )
-            page.append(
-                f"| `{name}` | {kind} | {_cell(default)} | {_cell(field.description or '')} |"
-            )
+            default = field.get_default(call_default_factory=True)
+            cells = [
+                f"`{name}`",
+                _cell(_type(field.annotation)),
+                "required" if field.is_required() else _cell(f"`{_short(default)}`"),
+                _cell(field.description or settings.get(name, "")),
+            ]
+            page.append(f"| {' | '.join(cells)} |")
         page.append("")
     return "\n".join(page).rstrip() + "\n"
+
+
+def _described(doc: str, fields: Any) -> tuple[str, dict[str, str]]:
+    """A settings class's docstring taken apart: what is said of all, and of each setting.
+
+    A setting is described as `name: text` or `name, name: text`, at the start of a line or sentence.
+    """
+    name = "(?:" + "|".join(map(re.escape, fields)) + ")" if fields else "(?!)"
+    parts = re.split(rf"(?:^|(?<=\. )|(?<=\n))({name}(?:, {name})*)(?:: | counts )", doc)
+    settings = {}
+    for names, text in zip(parts[1::2], parts[2::2], strict=True):
+        for one in names.split(", "):
+            settings[one] = " ".join(text.split()).rstrip(".")
+    return parts[0].strip(), settings
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    if getattr(annotation, "__args__", None):
+        text = str(annotation)
+    return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", text)
 
 
 def _short(value: Any) -> str:

@@ -113,6 +113,7 @@ def test_topics_read_as_pydoc_tells_them(built: tuple[list[Document], dict]) -> 
     }
     assert set(told) == set(topics)
     assert told["with"].text.split() == topics["with"].split()
+    assert not told["if"].drop_reason and told["else"].drop_reason == "duplicate"
     assert (told["with"].url, told["with"].kind) == ("pydoc:with", "pydoc")
 
 

@@ -22,7 +22,12 @@ from gristmill.tokenizer import Tokenizer, train_bpe
 from tests.stdlib_documents import document, stdlib_documents, topic_documents, write_documents
 
 CONFIG = QuestionsConfig(
-    max_facts=200, heldout_facts=60, choices_seen=80, choices_heldout=40, max_answer_tokens=40, max_tokens=300
+    max_facts=200,
+    heldout_facts=60,
+    choices_seen=80,
+    choices_heldout=40,
+    max_answer_tokens=40,
+    max_tokens=300,
 )
 
 
@@ -57,7 +62,16 @@ def test_counts_are_what_was_asked_for(made):
     assert metrics["choices_heldout"] == 40
     assert metrics["sft_train"] == len(files["sft.train"]) == sum(metrics["forms"].values())
     forms = metrics["forms"]
-    assert set(forms) >= {"what", "args", "which", "returns", "example", "grounded", "unknown", "dialogue"}
+    assert set(forms) >= {
+        "what",
+        "args",
+        "which",
+        "returns",
+        "example",
+        "grounded",
+        "unknown",
+        "dialogue",
+    }
     assert 0.25 < (forms["grounded"] + forms["unknown"]) / metrics["sft_train"] < 0.4
     assert 0.08 < forms["unknown"] / (forms["unknown"] + forms["grounded"]) < 0.25
 
@@ -69,7 +83,9 @@ def test_no_heldout_fact_is_in_training_data(files, by_id):
     for name in ("sft.train", "preferences.train"):
         for row in files[name]:
             assert row["fact"] not in heldout
-            for message in row.get("messages", []) + row.get("chosen", []) + row.get("rejected", []):
+            for message in (
+                row.get("messages", []) + row.get("chosen", []) + row.get("rejected", [])
+            ):
                 assert message["content"] not in summaries
     assert all(row["fact"] in heldout for row in files["sft.heldout"])
 
@@ -82,7 +98,9 @@ def test_closed_book_answers_are_parts_of_the_fact(files, by_id):
         asked, told = (message["content"] for message in row["messages"])
         assert told == answer(row["form"], fact)
         assert asked in questions(row["form"], fact)
-        known = f"{fact.name} {fact.summary} {fact.signature} {fact.example} {fact.returns} {fact.doc}"
+        known = (
+            f"{fact.name} {fact.summary} {fact.signature} {fact.example} {fact.returns} {fact.doc}"
+        )
         words = set(told.replace("`", " ").replace("(", " ").replace(")", " ").split()) - {"python"}
         if row["form"] != "args":
             assert words <= set(known.replace("`", " ").replace("(", " ").replace(")", " ").split())
@@ -184,7 +202,9 @@ def test_a_reader_who_ignores_the_name_scores_exactly_chance(files, likes):
         items = [item for item in files["choices"] if item["seen"] == seen]
         # Ties (equal lengths) are broken by the text, as a deterministic reader would.
         picks = [max(item["choices"], key=lambda text: (likes(text), text)) for item in items]
-        right = sum(item["choices"][item["answer"]] == pick for item, pick in zip(items, picks, strict=True))
+        right = sum(
+            item["choices"][item["answer"]] == pick for item, pick in zip(items, picks, strict=True)
+        )
         assert right == len(items) / 4
 
 
@@ -208,13 +228,17 @@ def test_what_people_call_is_asked_first(facts):
     kinds = [fact.kind == "method" for fact in order]
     assert kinds == sorted(kinds)
     mine = document('def f(x):\n    """Mill one sack of grain."""', "mine/a.py", group="mine")
-    theirs = document('def g(x):\n    """Bake one loaf of bread."""', "site-packages/b.py", group="packages")
+    theirs = document(
+        'def g(x):\n    """Bake one loaf of bread."""', "site-packages/b.py", group="packages"
+    )
     found = choose(extract([theirs, mine])[0], 0)
     assert [fact.name for fact in found] == ["a.f", "b.g"]
 
 
 def test_a_users_folder_of_notes_gives_questions_too():
-    text = "".join(f"# Plan {i}\n\nStep {i} moves the {i} mills to the river.\n\n" for i in range(40))
+    text = "".join(
+        f"# Plan {i}\n\nStep {i} moves the {i} mills to the river.\n\n" for i in range(40)
+    )
     found = extract([document(text, "n/plans.md", kind="markdown", group="n")])[0]
     files, metrics = derive(found, QuestionsConfig(), in_bytes)
     assert metrics["seen_facts"] == 40
@@ -223,12 +247,14 @@ def test_a_users_folder_of_notes_gives_questions_too():
 
 
 def test_nothing_to_ask_about_is_said():
-    with pytest.raises(WorkError, match="data.sources"):
+    with pytest.raises(WorkError, match=r"data\.sources"):
         derive([], QuestionsConfig(), in_bytes)
 
 
 def test_the_stage_writes_rows_that_the_chat_template_can_mask(tmp_path):
-    rows = stdlib_documents(["heapq", "json", "shlex", "statistics", "textwrap", "pathlib", "calendar"])
+    rows = stdlib_documents(
+        ["heapq", "json", "shlex", "statistics", "textwrap", "pathlib", "calendar"]
+    )
     documents = write_documents(tmp_path / "documents", rows)
     facts = run_facts(FactsConfig(), {"documents": documents}, tmp_path).outputs["facts"]
     tokenizer = train_bpe(iter([row.text for row in rows]), 1024)
@@ -247,8 +273,9 @@ def test_the_stage_writes_rows_that_the_chat_template_can_mask(tmp_path):
         ids, mask = loaded.chat_ids_with_mask(row["messages"])
         assert len(ids) <= config.max_tokens + 4
         target = loaded.decode([i for i, is_target in zip(ids, mask, strict=True) if is_target])
-        assert target.strip() == "".join(
-            m["content"] for m in row["messages"] if m["role"] == "assistant"
-        ).strip()
+        assert (
+            target.strip()
+            == "".join(m["content"] for m in row["messages"] if m["role"] == "assistant").strip()
+        )
         if row["form"] in FORMS:
             assert len(loaded.encode(row["messages"][1]["content"])) <= config.max_answer_tokens

@@ -15,6 +15,7 @@ from gristmill.lm import SamplingParams
 from gristmill.retrieval import Index, answer
 from tests.tiny_model import QUESTIONS
 
+HTTP = httpx.Client(timeout=60)
 MESSAGES = [{"role": "user", "content": QUESTIONS[0]}]
 
 
@@ -61,7 +62,7 @@ def test_streamed_pieces_join_to_the_whole(client: OpenAI, retrieval: bool) -> N
 
 def test_a_stream_without_usage_has_none_and_ends_with_done(url: str) -> None:
     body = {"messages": MESSAGES, "stream": True, "temperature": 0}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+    with HTTP.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
         lines = [line for line in response.iter_lines() if line]
@@ -195,7 +196,7 @@ def test_a_question_that_finds_nothing_says_so(client: OpenAI) -> None:
 def test_eight_at_once_are_not_crossed(url: str, engine: Engine) -> None:
     """Different questions, seeds and lengths, half of them streamed; each equals the engine alone."""
     asks = [
-        ([{"role": "user", "content": QUESTIONS[i % 3]}], SamplingParams(8 + 9 * i, 1.0, seed=i))
+        ([{"role": "user", "content": QUESTIONS[i % 3]}], SamplingParams(8 + 9 * i, 2.0, seed=i))
         for i in range(8)
     ]
 
@@ -227,12 +228,12 @@ def test_models_and_health(client: OpenAI, url: str) -> None:
     assert client.models.retrieve("tiny").id == "tiny"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
-    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+    assert HTTP.get(f"{url}/health").json()["status"] == "ok"
 
 
 def test_undocumented_fields_are_accepted_with_a_warning(url: str) -> None:
     body = {"messages": MESSAGES, "max_tokens": 2, "my_fïeld": 1, "user": "me"}
-    response = httpx.post(f"{url}/v1/chat/completions", json=body)
+    response = HTTP.post(f"{url}/v1/chat/completions", json=body)
     assert response.status_code == 200
     assert "my_f\\u00efeld" in response.headers["x-gristmill-warning"]
     assert "user" not in response.headers["x-gristmill-warning"]
@@ -283,7 +284,7 @@ def test_what_is_wrong_is_refused_by_name(url: str, param: str, change: dict, st
     body = {"messages": MESSAGES, "stream": stream, **change}
     if param == "stream_options":
         body["stream"] = False
-    response = httpx.post(
+    response = HTTP.post(
         f"{url}/v1/chat/completions",
         content=json.dumps(body),
         headers={"content-type": "application/json"},
@@ -339,7 +340,7 @@ def test_parts_and_developer_messages_are_understood(client: OpenAI, engine: Eng
 def test_bad_requests_get_openais_envelope(
     url: str, status: int, method: str, path: str, content: bytes
 ) -> None:
-    response = httpx.request(method, url + path, content=content)
+    response = HTTP.request(method, url + path, content=content)
     assert response.status_code == status
     assert response.json()["error"]["message"]
 
@@ -347,6 +348,6 @@ def test_bad_requests_get_openais_envelope(
 def test_retrieval_without_an_index_is_refused(engine: Engine, serve_engine) -> None:
     with serve_engine(engine) as url:
         body = {"messages": MESSAGES, "retrieval": True}
-        response = httpx.post(f"{url}/v1/chat/completions", json=body)
+        response = HTTP.post(f"{url}/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "retrieval"

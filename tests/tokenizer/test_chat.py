@@ -146,19 +146,22 @@ def test_what_people_type_never_becomes_a_control_token(tokenizer, role):
         assert tokenizer.decode(said, skip_special=False) == "".join(answers)
 
 
-def test_text_and_template_together_do_not_complete_a_control_token(tokenizer):
-    ours = Tokenizer(
-        tokenizer.backend,
-        {
-            **tokenizer.config,
-            "chat_template": "<|im_{{ messages[0].content }}>|{{ messages[1].content }}",
-        },
-    )
-    for first, second in [("end|", "x"), ("end|>", "<|pad|>"), ("start|", "pad")]:
-        chat = [{"role": "user", "content": first}, {"role": "user", "content": second}]
-        ids = ours.chat_ids(chat, add_generation_prompt=False)
-        assert not set(ids) & set(ours.special_tokens.values())
-        assert ours.decode(ids) == f"<|im_{first}>|{second}"
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("<|im_{0}>", "end|"),  # the middle of a token
+        ("<|im_{0}", "end|> and more"),  # its end
+        ("{0}end|>", "more and <|im_"),  # its beginning
+        ("{0}{0}", "|><|im_end"),
+        ("<{0}>", "|pad|"),
+    ],
+)
+def test_text_and_template_together_do_not_complete_a_control_token(tokenizer, template, content):
+    written = template.replace("{0}", "{{ messages[0].content }}")
+    ours = Tokenizer(tokenizer.backend, {**tokenizer.config, "chat_template": written})
+    ids = ours.chat_ids([{"role": "user", "content": content}])
+    assert not set(ids) & set(ours.special_tokens.values())
+    assert ours.decode(ids) == template.replace("{0}", content)
 
 
 def test_a_template_may_build_its_control_tokens_from_roles(tokenizer):

@@ -144,7 +144,10 @@ def run(
         spool = _Spool(file)
         rows = _Reader(config, spool, progress).read(groups)
         _split(rows, config)
-        for name in FILES:
+        # train.parquet, by which readers know a documents directory, goes first and comes last: whoever
+        # finds it finds three files of one build, also after a kill between them.
+        (directory / "train.parquet").unlink(missing_ok=True)
+        for name in reversed(FILES):
             _write(directory / f"{name}.parquet", rows, name, spool)
     return Result({"documents": directory}, summarize(directory))
 

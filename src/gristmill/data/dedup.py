@@ -61,7 +61,7 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 def signatures(sets: list[np.ndarray], seed: int) -> list[bytes]:
     """MinHash signature of each set: BANDS x ROWS little-endian uint32 values."""
     try:
-        from rensa import RMinHash
+        from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise missing_extra("rensa", "data") from None
     if not sets:

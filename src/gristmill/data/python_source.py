@@ -39,7 +39,7 @@ def python_groups(seed: int, per_package_bytes: int) -> list[Group]:
     return [
         Group("stdlib", _size(stdlib), lambda: iter(stdlib)),
         Group("topics", _size(topics), lambda: iter(topics)),
-        Group("packages", _size(packages), lambda: iter(packages), by_package=True),
+        Group("packages", _size(packages), lambda: iter(packages)),
     ]
 
 
@@ -128,7 +128,8 @@ def _module_items() -> Iterator[Item]:
 def _topic_items() -> Iterator[Item]:
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
+    # Several names may tell the same text; the shortest is read first and stays ("if", not "else").
+    for name in sorted(topics, key=lambda name: (len(name), name)):
         yield Item(
             reader="topic",
             path=name,

@@ -39,15 +39,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A mixture group: its name, the bytes it offers, and its items in reading order.
-
-    by_package: whether the held-out split takes whole packages (else whole files).
-    """
+    """A mixture group: its name, the bytes it offers, and its items in reading order."""
 
     name: str
     bytes: int
     items: Callable[[], Iterator[Item]]
-    by_package: bool = False
 
 
 def modified(seconds: float) -> str:

@@ -15,7 +15,7 @@ from gristmill.model import KVCache, Transformer
 
 T = TypeVar("T")
 
-_BATCH_TOKENS = 8192  # padded tokens of a forward pass
+_BATCH_TOKENS = 4096  # padded tokens of a forward pass
 _HEAD_ROWS = 2048  # rows of logits held at once: 64 MB at a vocabulary of 8k
 
 

@@ -28,12 +28,14 @@ _EXCERPT_TOKENS = 48
 class EvaluateConfig(StageConfig):
     """How much is measured. The held-out text is the one that the baselines were measured on.
 
-    choices, pairs: at most so many seen and so many held-out items of each test.
+    context: tokens a window holds when bits are counted; what the models were trained on, as they may
+        be worse beyond it. choices, pairs: at most so many seen and so many held-out items of each test.
     passages: how many the index is asked for. questions: asked in the samples besides the first
     `seen_samples` and `heldout_samples` of the test. prompts: whose next tokens are shown.
     """
 
     seed: int = 0
+    context: int = 256
     choices: int = 200
     pairs: int = 200
     passages: int = 3
@@ -140,7 +142,7 @@ def _bits(
         "untrained": untrained.eval(),
         **{name: model.network for name, model in models.items()},
     }.items():
-        groups = bits_per_byte(network, documents)
+        groups = bits_per_byte(network, documents, context=config.context)
         measured[name] = total(groups).per_byte
         by_group[name] = {group: bits.per_byte for group, bits in groups.items()}
         steps.done(bits_per_byte=measured[name])

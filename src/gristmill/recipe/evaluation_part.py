@@ -184,7 +184,7 @@ def next_tokens(manifests: Manifests) -> Section | None:
     lead = (
         "What the model expects after a prompt: its most likely tokens, white space made visible."
     )
-    return Section("Next token", tag("div", *parts, class_="grid"), lead)
+    return Section("Next token", tag("div", *parts, class_="grid small"), lead)
 
 
 def _tail(prompt: str, limit: int = 400) -> str:

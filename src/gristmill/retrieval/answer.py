@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gristmill.data import NOT_FOUND, grounded
 from gristmill.errors import RequestError
-from gristmill.lm import LM, Chunk, Message, SamplingParams
+from gristmill.lm import LM, Message, SamplingParams
 from gristmill.retrieval.index import Index, Passage
 from gristmill.retrieval.terms import FRAME_WORDS, STOP_WORDS, index_text
 
@@ -64,7 +64,7 @@ def answer_stream(
 ) -> Iterator[str | Answer]:
     """`answer`, piece by piece: strings as the model writes them, and at the end the whole Answer.
 
-    The joined strings are the Answer's text. A model without `stream_chat` gives its text in one piece.
+    The joined strings are the Answer's text.
     """
     asked, history = _split(question)
     passages = index.search(asked, k)
@@ -76,7 +76,7 @@ def answer_stream(
     for given, messages in prompts:
         written: list[str] = []
         try:
-            for chunk in _stream(engine, messages, params):
+            for chunk in engine.stream_chat(messages, params):
                 if chunk.text:
                     written.append(chunk.text)
                     yield chunk.text
@@ -135,15 +135,6 @@ def _prompts(
             prompts.append((list(given), [*history, message]))
         prompts.append((given, [message]))
     return prompts
-
-
-def _stream(engine: LM, messages: list[Message], params: SamplingParams | None) -> Iterator[Chunk]:
-    stream_chat = getattr(engine, "stream_chat", None)
-    if stream_chat is not None:
-        yield from stream_chat(messages, params)
-    else:
-        completion = engine.chat(messages, params)
-        yield Chunk(completion.text, completion)
 
 
 def _judge(text: str, given: list[Passage]) -> Answer:

@@ -26,7 +26,7 @@ _WANTS_NAME = re.compile(
     re.IGNORECASE,
 )
 _NAME_OR_CALL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(?:\(.*)?")
-_CALL = re.compile(r"[^\W\d][\w.]*(?=\(\s*[\w, =]*\))")
+_CALL = re.compile(r"(?<![\w.])[^\W\d][\w.]*(?=\(\s*[\w, =]*\))")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 # Function words of English, and the words that questions to this assistant are made of. They carry no
@@ -46,6 +46,7 @@ FRAME_WORDS = frozenset(
     take takes usage use used uses using work works description document documents name section
     signature sentence called""".split()  # noqa: SIM905
 )
+_QUESTION_CHARS = 4000
 _PHRASE_WINDOW = 40
 _MAX_PHRASES = 300
 
@@ -95,12 +96,15 @@ class Question:
     def subject(self) -> tuple[str, ...]:
         """The terms that an answer must share: names, and words that are not of the question's frame."""
         words = [word for word in self.words if word not in FRAME_WORDS]
-        return (*(name.lower() for name in self.names), *(words or self.words))
+        if not words and not self.names:
+            words = list(self.words)
+        return (*(name.lower() for name in self.names), *words)
 
 
 def parse_question(question: str) -> Question:
-    """Split a natural question into names and words. Never fails: any text is a question."""
-    question = question.replace("\0", " ")
+    """Split a natural question into names and words. Never fails: any text is a question; of a very long one
+    the first 4,000 characters count."""
+    question = question[:_QUESTION_CHARS].replace("\0", " ")
     names: list[str] = []
 
     def take(match: re.Match[str]) -> str:

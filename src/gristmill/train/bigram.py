@@ -1,9 +1,8 @@
-"""A warm start: embedding and head begin as the best low-rank bigram model of the training tokens.
+"""The best low-rank bigram model of a token stream: counted, factorized, refined.
 
-Blocks start as the identity (initialize zeroes what writes into the residual stream), so a fresh network
-computes `rms_norm(embedding[current]) @ head.T`: exactly a bigram model of rank hidden_size. Finding that
-model by counting costs one pass over the tokens and a truncated SVD, instead of the first several hundred
-steps of training, which learn little else. The network stays an ordinary one: only its initial values differ.
+A Transformer whose blocks are the identity computes `rms_norm(embedding[current]) @ head.T`, which is a
+bigram model of rank hidden_size. Finding it by counting costs one pass over the tokens and a truncated SVD,
+where training would spend its first several hundred steps on little else.
 
 The target is the pointwise mutual information with a Dirichlet prior, PMI(c, n) = log P(n|c) / P(n) where
 P(n|c) = (count(c, n) + prior·P(n)) / (count(c) + prior), so that what was never seen costs little after rare
@@ -18,42 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gristmill.errors import RequestError
-from gristmill.model import Transformer, generator_for
+from gristmill.model import generator_for
 
-MAX_VOCAB = 16_384  # the table is dense: 1 GiB of float32 at this size
 _PRIOR = 8.0
 _ROW_POWER, _COLUMN_POWER = 0.5, 0.35
 _OVERSAMPLE, _POWER_ITERATIONS = 16, 2
 _ROWS_PER_PASS = 1024
-
-
-@torch.no_grad()
-def warm_start(
-    network: Transformer, tokens: np.ndarray, seed: int, iterations: int, lr: float = 0.02
-) -> float:
-    """Fill embedding and head of an untied `network` from the bigrams of `tokens` (1-D, any integer type).
-
-    Returns the cross-entropy of the refined table in nats per token, over all bigrams counted.
-    Raises RequestError for tied embeddings (a symmetric table cannot hold "b follows a") and past MAX_VOCAB.
-    """
-    config = network.config
-    if config.tie_embeddings:
-        raise RequestError(
-            "the bigram warm start needs tie_embeddings = false: one matrix cannot say both what a "
-            "token is and what follows it"
-        )
-    if config.vocab_size > MAX_VOCAB:
-        raise RequestError(
-            f"the bigram warm start holds a dense vocabulary² table: at most {MAX_VOCAB} tokens, not "
-            f'{config.vocab_size}; set pretrain.warm_start = "none"'
-        )
-    counts = count_bigrams(tokens, config.vocab_size)
-    embedding, head = factorize(counts, config.hidden_size, seed)
-    loss = refine(embedding, head, counts, iterations, lr, seed)
-    network.model.embed_tokens.weight.copy_(embedding)
-    network.head_weight.copy_(head)
-    return loss
 
 
 def count_bigrams(tokens: np.ndarray, vocab_size: int) -> Tensor:
@@ -66,11 +35,12 @@ def count_bigrams(tokens: np.ndarray, vocab_size: int) -> Tensor:
     return torch.from_numpy(counts).view(vocab_size, vocab_size)
 
 
+@torch.no_grad()
 def factorize(counts: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(embedding, head), both [V, rank], with rms_norm(embedding) @ head.T ≈ log P(next | current).
+    """(embedding, head), both [V, rank], with embedding @ head.T ≈ log P(next | current) up to a constant a row.
 
-    Two columns are spent on structure: a constant one, through which the head adds log P(next), and a
-    slack one that gives every row the same norm, so that RMSNorm does not rescale what was factorized.
+    Every embedding row has norm sqrt(rank). Two columns are spent on that and on the unigrams: column 0 is
+    constant, and the head's column 0 adds log P(next); column 1 tops up each row to the common norm.
     """
     vocab_size = len(counts)
     rows = counts.sum(1)
@@ -85,7 +55,7 @@ def factorize(counts: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 
     # Randomized SVD (Halko, Martinsson & Tropp 2011).
     inner = rank - 2
-    generator = generator_for(seed, "bigram warm start")
+    generator = generator_for(seed, "bigram factors")
     basis = torch.randn(vocab_size, inner + _OVERSAMPLE, generator=generator)
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(pmi @ basis).Q
@@ -104,32 +74,36 @@ def factorize(counts: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     bias = float(rank) ** 0.5
     norm = (bias**2 + radius).sqrt() / rank**0.5
     log_next = p_next.log()
-    embedding = torch.cat([torch.full((vocab_size, 1), bias), slack[:, None], left], dim=1) / norm
-    head = torch.cat(
-        [
-            (log_next - log_next.mean())[:, None] / bias,
-            torch.zeros(vocab_size, 1),
-            right,
-        ],
-        dim=1,
-    )
-    return embedding, head * norm
+    unigram = (log_next - log_next.mean())[:, None] / bias
+    embedding = torch.cat([torch.full((vocab_size, 1), bias), slack[:, None], left], dim=1)
+    head = torch.cat([unigram, torch.zeros(vocab_size, 1), right], dim=1)
+    return embedding / norm, head * norm
 
 
 def refine(
-    embedding: Tensor, head: Tensor, counts: Tensor, iterations: int, lr: float, seed: int
+    embedding: Tensor,
+    head: Tensor,
+    counts: Tensor,
+    *,
+    width: int,
+    other_energy: float,
+    iterations: int,
+    lr: float,
+    seed: int,
 ) -> float:
-    """Adam, in place, on the cross-entropy of the whole table; returns it in nats per token.
+    """Adam, in place, on the cross-entropy of the whole table; returns it in nats a token.
 
-    Each iteration sees the most frequent rows and a random sample of the others, weighted up.
+    embedding, head: [V, rank], part of a residual stream of `width` channels whose other channels hold
+    `other_energy` of squared norm, which RMSNorm divides by as well. Each iteration sees the most frequent rows
+    and a random sample of the others, weighted up.
     """
-    rank = embedding.shape[1]
     total = counts.sum()
     order = torch.argsort(counts.sum(1), descending=True, stable=True)
     often, rare = order[:_ROWS_PER_PASS], order[_ROWS_PER_PASS:]
     generator = generator_for(seed, "bigram refinement")
-    parameters = [embedding.requires_grad_(), head.requires_grad_()]
-    adam = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.95), fused=True)
+    embedding.requires_grad_()
+    head.requires_grad_()
+    adam = torch.optim.Adam([embedding, head], lr=lr, betas=(0.9, 0.95), fused=True)
     loss = 0.0
     for iteration in range(iterations):
         rise, fall = (iteration + 1) / 3, (iterations - iteration) / (0.7 * iterations)
@@ -141,11 +115,14 @@ def refine(
         loss = 0.0
         for rows, weight in passes:
             with torch.enable_grad():
-                logits = F.rms_norm(embedding[rows], (rank,)) @ head.T
+                x = embedding[rows]
+                energy = x.pow(2).sum(1, keepdim=True) + other_energy
+                logits = (x * torch.rsqrt(energy / width)) @ head.T
                 part = -weight * (counts[rows] / total * F.log_softmax(logits, -1)).sum()
                 part.backward()
             loss += part.item()
         adam.step()
         adam.zero_grad(set_to_none=True)
-    embedding.requires_grad_(False), head.requires_grad_(False)
+    embedding.requires_grad_(False)
+    head.requires_grad_(False)
     return loss

@@ -18,8 +18,7 @@ from gristmill.formats import Model, save_hf
 from gristmill.model import ModelConfig, Transformer, initialize
 from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
-from gristmill.train import checkpoint
-from gristmill.train.bigram import warm_start
+from gristmill.train import checkpoint, wiring
 from gristmill.train.optim import OptimConfig
 from gristmill.train.trainer import discard_checkpoints, train
 from gristmill.train.windows import Windows
@@ -37,9 +36,9 @@ class PretrainConfig(OptimConfig):
     intermediate_size: int = 352
     qk_norm: bool = True
     tie_embeddings: bool = False
-    rope_theta: float = 10_000.0
+    rope_theta: float = 1_000_000.0
     max_seq_len: int = 1024
-    warm_start: Literal["bigram", "none"] = "bigram"  # how embedding and head begin
+    warm_start: Literal["induction", "none"] = "induction"  # how the weights begin (wiring.py)
     warm_start_iterations: int = 24
     tokens: int = 1_000_000  # training tokens, rounded to whole batches
     batch_tokens: int = 1024
@@ -114,12 +113,9 @@ def check(config: PretrainConfig) -> None:
                 f"pretrain.context ({config.context}) exceeds pretrain.max_seq_len "
                 f"({config.max_seq_len})"
             )
-        _shape(config, vocab_size=1)
-        if config.warm_start == "bigram" and config.tie_embeddings:
-            raise RequestError(
-                'pretrain.warm_start = "bigram" needs pretrain.tie_embeddings = false: one matrix '
-                "cannot say both what a token is and what follows it"
-            )
+        shape = _shape(config, vocab_size=1)
+        if config.warm_start == "induction":
+            wiring.check(shape)
     if config.tokens < config.batch_tokens:
         raise RequestError(
             f"pretrain.tokens ({config.tokens}) is less than one batch ({config.batch_tokens})"
@@ -200,8 +196,8 @@ def _start(
         return network, {}
     # The table may use every token the run could see: counting is cheap where training is not.
     tokens = np.concatenate([np.asarray(group) for group in windows.tokens])
-    warm_start(network, tokens, config.seed, config.warm_start_iterations)
-    return network, {}
+    loss = wiring.warm_start(network, tokens, config.seed, config.warm_start_iterations)
+    return network, {"bigram_loss": loss}
 
 
 def _shape(config: PretrainConfig, vocab_size: int) -> ModelConfig:
