@@ -31,7 +31,7 @@ def test_documents_that_fit_the_context_cost_what_transformers_says(model, oracl
         assert found.per_byte == found.bits / one.size
 
 
-@pytest.mark.parametrize(("length", "context"), [(66, 64), (200, 64), (41, 8), (9, 1), (300, 33)])
+@pytest.mark.parametrize(("length", "context"), [(66, 64), (41, 8), (9, 1), (100, 33)])
 def test_longer_documents_are_read_in_half_overlapping_windows(
     model, oracle, length: int, context: int
 ) -> None:

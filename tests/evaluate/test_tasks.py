@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def items() -> list[Item]:
     return [
         Item(name, f"What is `{name}`?", tuple(words[j : j + 4]), answer, seen=bool(i % 3))
         for i, (name, j, answer) in enumerate(
-            (f"f{i}", 4 * (i % 2), (i * 7) % 4) for i in range(24)
+            (f"f{i}", 4 * (i % 2), (i * 7) % 4) for i in range(12)
         )
     ]
 
@@ -102,6 +103,7 @@ def test_choices_scored_by_transformers_give_the_same_accuracies(model, oracle) 
     tests = items()
     shelf = Shelf({item.question: [item.choices[item.answer], "heap"] for item in tests})
 
+    @cache
     def logprob(question: str, choice: str) -> float:
         prompt = tokenizer.chat_ids([{"role": "user", "content": question}])
         whole = [*prompt, *tokenizer.encode(choice), tokenizer.special("<|im_end|>")]
@@ -138,11 +140,18 @@ def test_choices_scored_by_transformers_give_the_same_accuracies(model, oracle) 
 
 
 def test_passages_that_do_not_fit_are_left_out_and_questions_that_do_not_are_refused(model) -> None:
-    item = Item("f", "What is `f`?", ("a", "b"), 0, True)
-    long = "heap " * 60
-    with_long = score_items(model.network, model.tokenizer, [item], Shelf({item.question: [long]}))
-    nothing = score_items(model.network, model.tokenizer, [item], Shelf({item.question: []}))
-    assert with_long["retrieval"] == nothing["retrieval"]
+    tests = [
+        Item(f"f{i}", f"What is `f{i}`?", ("q", "zz", "push", "sort"), i % 4, True)
+        for i in range(12)
+    ]
+    short, long = "pop it", "heap " * 60
+
+    def scored(*passages: str) -> dict:
+        shelf = Shelf({item.question: list(passages) for item in tests})
+        return score_items(model.network, model.tokenizer, tests, shelf)["retrieval"]
+
+    assert scored(short, long) == scored(short)
+    assert scored(long) == scored()
     unfit = Item("f", "What is `f`? " + long, ("a", "b"), 0, True)
     with pytest.raises(RequestError, match="does not fit the model's context of 64"):
         score_items(model.network, model.tokenizer, [unfit], Shelf({unfit.question: []}))

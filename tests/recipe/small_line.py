@@ -38,6 +38,7 @@ class CountConfig(StageConfig):
 
 class TotalConfig(StageConfig):
     factor: float = 2.0
+    label: str = ""
 
 
 class SlowConfig(StageConfig):
@@ -128,6 +129,7 @@ LINE = {
         _module("total", total, TotalConfig=TotalConfig),
         "TotalConfig",
         "multiply the count",
+        follows={"label": ("text", "word")},
         inputs={"count": ("count", "count")},
         model=True,
         publish={"total": "total.json"},

@@ -87,7 +87,7 @@ def test_saved_recipe_refuses_the_dial(load: Load, tmp_path: Path) -> None:
         ("seed = 'a'\n", ':1: seed must be a whole number, not "a"'),
         ("name = 'a/b'\n", ":1: name must be letters"),
         ("text = 3\n", ":1: text is a stage: write a table [text], not 3"),
-        ("size = 'huge'\n", ':1: size: there is no size "huge". Sizes: small, large.'),
+        ("size = 'huge'\n", ':1: there is no size "huge". Sizes: small, large.'),
         ("[text\n", "is not valid TOML"),
         ("[requires]\n'text.folder' = 'your folder'\n", "text.folder (your folder) is required"),
     ],
@@ -108,7 +108,7 @@ def test_a_wrong_recipe_is_told_where_and_what(
         ("txt.word", "x", '--set txt.word: there is no stage "txt". Did you mean "text"?'),
         ("text.words", "many", '--set text.words: words must be a whole number, not "many"'),
         ("text", 3, "text is a stage"),
-        ("size", "huge", '--set size: size: there is no size "huge"'),
+        ("size", "huge", '--set size: there is no size "huge"'),
         ("sizes", "small", '--set sizes: there is no key "sizes". Did you mean "size"?'),
         ("text.word.x", 1, "text.word is no table"),
     ],
@@ -145,6 +145,11 @@ def test_paths_become_absolute_and_words_stay(
     assert load(overrides={"text.folder": "notes"}).resolve()["text"].folder == str(
         tmp_path / "notes"
     )
+
+
+def test_a_setting_follows_another_stages_unless_written(load: Load) -> None:
+    assert load().resolve()["total"].label == "grist"  # text.word
+    assert load(overrides={"total.label": "own"}).resolve()["total"].label == "own"
 
 
 VALUES = st.recursive(

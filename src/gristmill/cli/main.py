@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pretrain": ("line", "pretrain", "Run a recipe as far as the base model."),
     "sft": ("line", "sft", "Run a recipe as far as the chat model (supervised fine-tuning)."),
     "align": ("line", "align", "Run a recipe as far as the aligned model (DPO)."),
+    "eval": ("eval", "evaluate", "Measure a model: bits per byte, the four-way test, preferences."),
     "inspect": ("inspect", "inspect", "Show what a model expects next, and how a text surprises it."),
     "generate": ("generate", "generate", "Continue a text."),
     "chat": ("chat", "chat", "Talk with a model in the terminal; --rag cites the documents."),

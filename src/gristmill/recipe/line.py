@@ -29,6 +29,7 @@ class Node:
     config: name of the StageConfig in that module.
     does: one line for people.
     paths: settings that hold paths (one, or a list) -> the words they may hold instead of a path.
+    follows: setting -> (stage, setting) whose written value it takes when it has none of its own.
     inputs: artifact name -> (stage that makes it, name of its output).
     model: the output is a model that one can chat with; the last such stage is the run's model.
     publish: output name -> file name under which the run directory's top shows it.
@@ -38,6 +39,7 @@ class Node:
     config: str
     does: str = ""
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    follows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     model: bool = False
     publish: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +81,8 @@ LINE: dict[str, Node] = {
         "gristmill.tokenizer.training",
         "TokenizerConfig",
         "learn a byte-level BPE vocabulary",
+        paths={"base": ()},
+        follows={"base": ("pretrain", "base")},
         inputs={"documents": ("data", "documents")},
     ),
     "questions": Node(

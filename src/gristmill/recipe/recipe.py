@@ -39,7 +39,7 @@ _HEAD = {
 Dial = Callable[[str], Mapping[str, Mapping[str, Any]]]
 
 
-def dial(size: str) -> Mapping[str, Mapping[str, Any]]:
+def derived_by(size: str) -> Mapping[str, Mapping[str, Any]]:
     """stage -> key -> value that a size derives. Raises RequestError for an impossible size."""
     from gristmill.train.dial import derive
 
@@ -66,7 +66,7 @@ class Recipe:
     source: str = ""
     home: Path | None = None
     line: Line = field(default_factory=lambda: LINE, repr=False)
-    dial: Dial = field(default=dial, repr=False)
+    dial: Dial = field(default=derived_by, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -76,7 +76,7 @@ class Recipe:
         overrides: Mapping[str, Any] | None = None,
         *,
         line: Line = LINE,
-        dial: Dial = dial,
+        dial: Dial = derived_by,
     ) -> Recipe:
         """Read a recipe: a TOML file, a run directory, or the name of a shipped recipe.
 
@@ -168,7 +168,7 @@ class Recipe:
             try:
                 derived = self.dial(self.size)
             except RequestError as error:
-                raise RequestError(f"{self._where('size')}size: {error}") from error
+                raise RequestError(f"{self._where('size')}{error}") from error
         configs: dict[str, StageConfig] = {}
         for stage, node in self.line.items():
             config = node.config_class()
@@ -177,6 +177,9 @@ class Recipe:
             for name, value in (("seed", self.seed), ("title", self.title)):
                 if name in fields and values.get(name, "auto") == "auto":
                     values[name] = value
+            for name, (other, key) in node.follows.items():
+                if name in fields and name not in values and key in self.stages[other]:
+                    values[name] = self.stages[other][key]
             values = _absolute(values, node.paths)
             try:
                 # Through JSON, so that strict types still let text become a Path and a list a

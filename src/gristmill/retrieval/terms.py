@@ -18,7 +18,7 @@ _HUMP = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]+"
 )
-_BACKTICKED = re.compile(r"`+([^`\n]{1,200})`+")
+_BACKTICKED = re.compile(r"(?<!`)`+([^`\n]{1,200})`+")
 _QUOTED = re.compile(r"[\"“«]([^\"”»\n]{1,200})[\"”»]")
 _WANTS_NAME = re.compile(
     r"\s*(?:which|what|name (?:the|a)|i need (?:this|a|the)|is there an?|find (?:the|a)) "

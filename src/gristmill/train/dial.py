@@ -59,6 +59,7 @@ def derive(size: str) -> Settings:
             "lr_embedding_peak": 0.001,
         },
         "questions": {"max_facts": 700, "phrasings": 2},
+        "evaluate": {"context": min(512, batch_tokens)},
         "sft": {"epochs": 1.0, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
         "dpo": {"max_pairs": 640, "own_samples": 192},
     }
@@ -99,8 +100,9 @@ def _count(shape: dict[str, Any]) -> int:
 
 
 def _tokens(parameters: int) -> int:
-    """Chinchilla's 20 tokens a parameter from 80M on; below, fewer, so that the small end ends in minutes."""
-    return round(parameters * min(20.0, max(0.25, parameters / 4e6)) / 1024) * 1024
+    """Chinchilla's 20 tokens a parameter from 40M on; below, fewer, so that the small end ends in minutes."""
+    per_parameter = min(20.0, max(0.24, (parameters / 8.8e6) ** 2))
+    return round(parameters * per_parameter / 1024) * 1024
 
 
 def _tiny(settings: Settings) -> Settings:
@@ -118,5 +120,5 @@ def _tiny(settings: Settings) -> Settings:
         "sft": {"epochs": 1.0, "lr_peak": 0.01, "lr_embedding_peak": 0.001, "evaluations": 1},
         "dpo": {"max_pairs": 64, "own_samples": 16, "evaluations": 1},
         "baselines": {"heldout_bytes": 60_000},
-        "evaluate": {"choices": 40, "pairs": 40, "answer_tokens": 24},
+        "evaluate": {"context": 256, "choices": 40, "pairs": 40, "answer_tokens": 24},
     }
