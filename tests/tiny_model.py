@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -99,6 +100,7 @@ LESSONS = [
 ]
 
 
+@cache
 def taught_model(steps: int = 200) -> Model:
     """A small model that has learned LESSONS by heart, asked plainly and with the passage of the fact."""
     tokenizer = train_bpe(iter([text for lesson in LESSONS for text in lesson] * 3), 640)

@@ -85,7 +85,9 @@ struct Pool {
       wake.notify_all();
     }
     work();
-    while (done.load(std::memory_order_acquire) != chunks) relax();
+    // A worker that lost its core in the middle of a chunk gets it back sooner when we give up ours.
+    for (int spin = 0; done.load(std::memory_order_acquire) != chunks; ++spin)
+      spin < kSpins ? relax() : std::this_thread::yield();
   }
 };
 

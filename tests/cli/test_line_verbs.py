@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill.cli.main import VERBS, build
+from gristmill.cli.main import VERBS, build, main
 from gristmill.cli.run import parse_settings
 from gristmill.errors import RequestError
 from gristmill.files import write_json
@@ -88,7 +88,7 @@ WRONG = [
     (["run", "--set", "tokenizer.vocabsize=9"], 'no key "vocabsize". Did you mean "vocab_size"?'),
     (["run", "--set", "tokenizer.vocab_size=many"], 'must be a whole number, not "many"'),
     (["run", "--set", "size=gigantic"], "size"),
-    (["run", "--set", "data.path=/no/such/place"], "/no/such/place"),
+    (["run", "--set", "data.path=/no/such/place"], "--set data.path: "),
     (["run", "--until", "pretrian"], 'no stage "pretrian". Did you mean "pretrain"?'),
     (["run", "my-docs"], "data.path (the folder with your documents) is required"),
     (["run", "bad.toml"], "bad.toml is not valid TOML"),
@@ -99,13 +99,21 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
 def test_a_wrong_request_is_one_message_and_exit_code_2(
-    tmp_path: Path, arguments: list[str], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
 ) -> None:
     (tmp_path / "bad.toml").write_text("[data\n")
-    done = gristmill(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-    assert done.stderr.startswith("gristmill: ") and len(done.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gristmill", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert said in err
+    assert err.startswith("gristmill: ") and len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from gristmill.data.split import held_out, united
 WORDS = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in ("r", "nd", "st", "lo", "ve")]
 
 
+@cache
 def five_grams(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)} or {tuple(words)}
@@ -186,13 +188,13 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, max_bytes: int) -
     rows = [json.dumps({"text": page(prose(random.Random(n), 30))}) for n in range(400)]
     (tmp_path / "in" / "part1" / "rows.jsonl").write_text("\n".join(rows))
     digests = []
-    for workers in (1, 2, 3):
+    for workers in (1, 2):
         config = BuildConfig(path=str(tmp_path / "in"), workers=workers, max_bytes=max_bytes)
         result = run(config, {}, tmp_path / f"out{workers}")
         names = ("train", "heldout", "dropped")
         files = [(result.outputs["documents"] / f"{name}.parquet").read_bytes() for name in names]
         digests.append((files, result.metrics))
-    assert digests[0] == digests[1] == digests[2]
+    assert digests[0] == digests[1]
     kept = sum(split["bytes"] for split in digests[0][1]["splits"].values())
     assert kept <= max_bytes
     assert ("over_max_bytes" in digests[0][1]["drop_reasons"]) == (max_bytes == 60_000)

@@ -56,7 +56,7 @@ def find_blocks(text: str, name: str) -> list[Block]:
     return blocks
 
 
-def run_block(block: Block, directory: Path, timeout: float = 240) -> str:
+def run_block(block: Block, directory: Path, timeout: float = 600) -> str:
     """Run it in `directory`, its home too, with this Python's programs first. Returns what it printed.
 
     Raises AssertionError, with place and output, when it ends otherwise than marked.

@@ -32,7 +32,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Path(sys.executable).with_name("gristmill"), "run", "pyhelp", "--set", "size=tiny"],
         cwd=directory,
         check=True,
-        timeout=600,
+        timeout=1800,
     )
     shutil.copytree(ROOT / "docs", directory / "notes")
     return directory

@@ -43,15 +43,15 @@ def test_generation_ends_at_a_stop_token_which_the_text_does_not_show(engine: En
 
 
 def test_the_tokenizers_end_of_turn_stops_an_answer(engine: Engine) -> None:
-    """With every weight of the output but <|im_end|>'s against it, the first token is <|im_end|>."""
+    """The output weights are bent so that <|im_end|> is the likeliest after this prompt."""
     model = random_model()
     end = model.tokenizer.special("<|im_end|>")
+    network = model.network
     with torch.no_grad():
-        model.network.model.norm.weight.zero_()
-        model.network.model.norm.weight[0] = 1.0
-        embedding = model.network.model.embed_tokens.weight
-        (_, hidden) = (embedding, model.network.hidden(torch.tensor([[1, 2, 3]]))[0, -1, 0])
-        embedding[end, 0] = 1000.0 * hidden.sign()
+        network.model.norm.weight.zero_()
+        network.model.norm.weight[0] = 1.0
+        sign = network.hidden(torch.tensor([[1, 2, 3]]))[0, -1, 0].sign()
+        network.model.embed_tokens.weight[end, 0] = 1000.0 * sign
     (out,) = Engine(model).generate([Request(token_ids=[1, 2, 3], params=GREEDY)])
     assert out.token_ids == (end,)
     assert (out.text, out.finish_reason) == ("", "stop")
@@ -135,6 +135,20 @@ def test_streamed_pieces_join_to_the_whole(engine: Engine) -> None:
         assert "".join(chunk.text for chunk in chunks) == whole.text
         assert [c.completion for c in chunks[:-1]] == [None] * (len(chunks) - 1)
         assert chunks[-1].completion == whole
+
+
+def test_a_stop_string_across_tokens_ends_generation(engine: Engine) -> None:
+    (free,) = engine.generate([Request(PROMPTS[0], GREEDY)])
+    words = [engine.tokenizer.token_bytes(i).decode(errors="replace") for i in free.token_ids]
+    middle = next(
+        n for n in range(3, 20) if all(w.isascii() and len(w) > 1 for w in words[n : n + 2])
+    )
+    stop = words[middle][-1] + words[middle + 1][0]  # the end of one token, the start of the next
+    params = SamplingParams(max_tokens=24, temperature=0.0, stop=(stop,))
+    (out,) = engine.generate([Request(PROMPTS[0], params)])
+    assert out.text == free.text[: free.text.index(stop)]
+    assert out.finish_reason == "stop"
+    assert len(out.token_ids) < len(free.token_ids)
 
 
 def test_seeds_reproduce_and_differ(engine: Engine) -> None:

@@ -117,12 +117,12 @@ s, x = torch.rand(2000, 1, generator=g), torch.randn(1, 512, generator=g)
 here = kernels.int8_linear_native(x, w, s, threads=4)
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(240)
     there = kernels.int8_linear_native(x, w, s, threads=4)
     os._exit(0 if torch.equal(here, there) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 @needs_native
@@ -195,7 +195,7 @@ def test_says_what_computes_and_why():
         "print(kernels.int8_linear(torch.ones(1, 3), w, torch.full((4, 1), 0.5)).tolist())\n"
     )
     said = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300
     ).stdout.splitlines()
     assert said[0].startswith("int8_linear: PyTorch (") and "C++ compiler" in said[0]
     assert said[1] == "[[1.5, 1.5, 1.5, 1.5]]"

@@ -13,6 +13,7 @@ from gristmill.formats import Model
 from gristmill.lm import Chunk, SamplingParams
 from gristmill.model import Transformer
 from gristmill.serve.worker import Unavailable, Worker
+from tests.served import served
 from tests.tiny_model import random_model
 
 ENDLESS = {
@@ -24,9 +25,9 @@ LONG = {"messages": [{"role": "user", "content": "go on, " * 1000}], "max_tokens
 
 
 @pytest.fixture(scope="module")
-def endless_url(serve_engine):
+def endless_url():
     """Two rows only, and a context so long that an answer would take many minutes."""
-    with serve_engine(Engine(random_model(max_seq_len=300_000), max_rows=2)) as url:
+    with served(Engine(random_model(max_seq_len=300_000), max_rows=2)) as url:
         yield url
 
 
@@ -115,7 +116,7 @@ class Fragile(Transformer):
         return super().hidden(tokens_BT, **kwargs)
 
 
-def test_a_failing_step_is_a_500_and_the_server_lives_on(serve_engine) -> None:
+def test_a_failing_step_is_a_500_and_the_server_lives_on() -> None:
     sound = random_model()
     network = Fragile(sound.config)
     network.load_state_dict(sound.network.state_dict())
@@ -125,7 +126,7 @@ def test_a_failing_step_is_a_500_and_the_server_lives_on(serve_engine) -> None:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1, "temperature": 0}
         return HTTP.post(f"{url}/v1/chat/completions", json=body)
 
-    with serve_engine(Engine(Model(network, sound.tokenizer))) as url:
+    with served(Engine(Model(network, sound.tokenizer))) as url:
         assert ask(url, "hello").status_code == 200
         failed = ask(url, f"hello {broken}")
         assert failed.status_code == 500

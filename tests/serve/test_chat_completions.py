@@ -13,6 +13,7 @@ from openai import OpenAI
 from gristmill.engine import Engine
 from gristmill.lm import SamplingParams
 from gristmill.retrieval import Index, answer
+from tests.served import served
 from tests.tiny_model import QUESTIONS
 
 HTTP = httpx.Client(timeout=60)
@@ -178,6 +179,7 @@ def test_answers_with_sources(client: OpenAI, engine: Engine, index: Index) -> N
     last = list(client.chat.completions.create(**arguments, stream=True))[-1].choices[0]
     assert last.finish_reason == "stop"
     assert last.delta.citations == message.citations
+    assert message.found is True
     plain = client.chat.completions.create(model="tiny", messages=MESSAGES, temperature=0)
     assert not hasattr(plain.choices[0].message, "citations")
 
@@ -189,7 +191,7 @@ def test_a_question_that_finds_nothing_says_so(client: OpenAI) -> None:
         extra_body={"retrieval": True},
     )
     assert got.choices[0].message.content == "I did not find that in the documents."
-    assert got.choices[0].message.citations == []
+    assert got.choices[0].message.citations == [] and got.choices[0].message.found is False
     assert got.usage is not None and got.usage.total_tokens == 0
 
 
@@ -206,6 +208,7 @@ def test_eight_at_once_are_not_crossed(url: str, engine: Engine) -> None:
             model="tiny",
             messages=messages,
             max_tokens=params.max_tokens,
+            temperature=params.temperature,
             seed=params.seed,
             stream=i % 2 == 0,
         )
@@ -345,8 +348,8 @@ def test_bad_requests_get_openais_envelope(
     assert response.json()["error"]["message"]
 
 
-def test_retrieval_without_an_index_is_refused(engine: Engine, serve_engine) -> None:
-    with serve_engine(engine) as url:
+def test_retrieval_without_an_index_is_refused(engine: Engine) -> None:
+    with served(engine) as url:
         body = {"messages": MESSAGES, "retrieval": True}
         response = HTTP.post(f"{url}/v1/chat/completions", json=body)
     assert response.status_code == 400

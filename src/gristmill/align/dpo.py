@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from gristmill.align.losses import dpo_loss
@@ -26,19 +27,19 @@ class DPOConfig(OptimConfig):
     loss a token (Llama 3 uses 0.2), which keeps its probability from falling along with the rejected one's."""
 
     optimizer: Literal["muon", "adamw"] = "adamw"
-    lr_peak: float = 2e-4
-    lr_embedding_peak: float = 1e-4
-    warmup_steps: int = 10
-    beta: float = 0.1
-    nll: float = 0.2
-    epochs: float = 1.0
-    batch_pairs: int = 16
-    max_pairs: int = 1024  # derived pairs used; the model's own come on top
-    own_samples: int = 256  # prompts that the model answers itself, to find its own worse answers
-    own_max_tokens: int = 48
+    lr_peak: NonNegativeFloat = 2e-4
+    lr_embedding_peak: NonNegativeFloat = 1e-4
+    warmup_steps: NonNegativeInt = 10
+    beta: PositiveFloat = 0.1
+    nll: NonNegativeFloat = 0.2
+    epochs: PositiveFloat = 1.0
+    batch_pairs: PositiveInt = 16
+    max_pairs: NonNegativeInt = 1024  # derived pairs used; the model's own come on top
+    own_samples: NonNegativeInt = 256  # prompts it answers itself, to find its own worse answers
+    own_max_tokens: PositiveInt = 48
     own_worse_below: float = 0.5
-    max_tokens: int = 384
-    evaluations: int = 3
+    max_tokens: PositiveInt = 384
+    evaluations: NonNegativeInt = 3
     seed: int = 0
 
 

@@ -25,7 +25,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "sft": ("line", "sft", "Run a recipe as far as the chat model (supervised fine-tuning)."),
     "align": ("line", "align", "Run a recipe as far as the aligned model (DPO)."),
     "eval": ("eval", "evaluate", "Measure a model: bits per byte, the four-way test, preferences."),
-    "inspect": ("inspect", "inspect", "Show what a model expects next, and how a text surprises it."),
+    "inspect": (
+        "inspect",
+        "inspect",
+        "Show what a model expects next, and how a text surprises it.",
+    ),
     "generate": ("generate", "generate", "Continue a text."),
     "chat": ("chat", "chat", "Talk with a model in the terminal; --rag cites the documents."),
     "serve": ("serve", "serve", "An OpenAI-compatible API and a chat page for a model."),
@@ -40,6 +44,7 @@ _EXAMPLES = """\
 Examples:
   gristmill run pyhelp --dry-run             what would run, and what it would cost
   gristmill run pyhelp --set size=tiny       the whole line in about a minute
+  gristmill chat runs/pyhelp --rag           talk with the result; answers name their sources
   gristmill report runs/pyhelp --open        the page of a run
 
 gristmill VERB --help explains a verb. Every verb takes --json."""

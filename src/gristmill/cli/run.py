@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gristmill.cli.console import err, out, show_json
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from gristmill.recipe import Recipe, RunResult
@@ -129,6 +129,8 @@ def start(
             f"\nInterrupted; nothing is lost. To go on: {_again()}", soft_wrap=True, markup=False
         )
         raise SystemExit(130) from None
+    except WorkError as error:
+        raise WorkError(f"{error}\nWhat is finished is kept. To go on: {_again()}") from error
     if as_json:
         show_json(result.to_json())
     else:
@@ -191,5 +193,9 @@ def _show_result(recipe: Recipe, result: RunResult) -> None:
             commands.append((f"gristmill report {result.dir} --open", "the page of the run"))
         width = max(len(command) for command, _ in commands)
         lines += [f"  {command:<{width}}  {what}" for command, what in commands]
+    if result.ran:
+        from gristmill.kernels import describe
+
+        lines += [f"\nNote: {kernel}" for kernel in describe() if kernel.uses == "torch"]
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)

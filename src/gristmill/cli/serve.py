@@ -38,8 +38,9 @@ def serve(
         from gristmill.serve import address_of, build_app, listen
         from gristmill.serve import serve as run_server
     except ModuleNotFoundError as error:
-        if error.name in ("starlette", "uvicorn"):
-            raise missing_extra(error.name, "serve") from None
+        package = (error.name or "").split(".")[0]
+        if package in ("starlette", "uvicorn"):
+            raise missing_extra(package, "serve") from None
         raise
 
     from gristmill.cli.source import OF_RUN, example_questions, model_name, open_index, run_index

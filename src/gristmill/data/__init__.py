@@ -2,7 +2,7 @@
 
 from gristmill.data.build import BuildConfig, source_fingerprint
 from gristmill.data.facts import Fact, FactsConfig, read_facts
-from gristmill.data.grounding import NOT_FOUND, grounded, passage, prose_passage
+from gristmill.data.grounding import NOT_FOUND, described, grounded, passage, prose_passage
 from gristmill.data.prose import headings_of, pieces
 from gristmill.data.pyfacts import module_name
 from gristmill.data.questions import QuestionsConfig
@@ -18,6 +18,7 @@ __all__ = [
     "FactsConfig",
     "QuestionsConfig",
     "TokensConfig",
+    "described",
     "documents",
     "documents_dir",
     "grounded",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gristmill.data.facts import Fact
-from gristmill.data.grounding import grounded, passage
+from gristmill.data.grounding import described, grounded, passage
 from gristmill.data.phrasings import questions
 
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def passages_with(fact: Fact, others: Sequence[Fact], rng: random.Random) -> lis
 def preference_pairs(
     facts: Sequence[Fact], siblings: Siblings, seed: int, grounded_share: float, seen: bool
 ) -> list[Row]:
-    """For each fact its own summary against a sibling's, asked closed-book ("sibling"), and for about
+    """For each fact its name with its own summary against a sibling's, asked closed-book ("sibling"), and for about
     `grounded_share` of the facts once more with the passages of both before the question ("grounded")."""
     rows: list[Row] = []
     for fact in facts:
@@ -81,8 +81,10 @@ def preference_pairs(
         rows += [
             {
                 "prompt": [{"role": "user", "content": prompt}],
-                "chosen": [{"role": "assistant", "content": fact.summary}],
-                "rejected": [{"role": "assistant", "content": wrong[0].summary}],
+                "chosen": [{"role": "assistant", "content": described(fact.name, fact.summary)}],
+                "rejected": [
+                    {"role": "assistant", "content": described(fact.name, wrong[0].summary)}
+                ],
                 "annotator": "derived",
                 "fact": fact.id,
                 "form": form,

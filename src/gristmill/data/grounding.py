@@ -17,25 +17,35 @@ PASSAGE_CHARS = 320
 
 
 def grounded(question: str, passages: Sequence[str]) -> str:
-    """The user message that asks `question` about numbered passages: `[1] …`, blank line, `[2] …`, then it.
+    """The user message that asks `question` about numbered passages: `[1]`, the passage on the next lines, a
+    blank line, `[2]`, …, then it.
 
-    The question comes last: it is then next to the answer, as in a conversation without passages.
+    The question comes last: it is then next to the answer, as in a conversation without passages. A passage
+    begins on a line of its own, as an answer does, so that both are spelled with the same tokens.
     """
-    blocks = [f"[{number}] {text.strip()}" for number, text in enumerate(passages, 1)]
+    blocks = [f"[{number}]\n{text.strip()}" for number, text in enumerate(passages, 1)]
     return "\n\n".join([*blocks, f"Question: {question.strip()}"])
+
+
+def described(name: str, description: str) -> str:
+    """A name with what it is, `heapq.nlargest: Find the n largest …`: how passages begin and how "what is it"
+    is answered. An answer that repeats the name first can be found by copying on from where the name stands."""
+    return f"{name}: {description}"
 
 
 def passage(fact: Fact) -> str:
     """A fact as the passage that an index returns for it: at most about 320 characters.
 
-    Code: a title line with the arguments, the summary, and, each only when it fits whole, what is returned
-    and the example. A topic or section: its name, then the beginning of its text.
+    Code: the name with the summary, the call with its arguments, and, each only when it fits whole, what is
+    returned and the example. A topic or section: its name with the beginning of its text.
     """
     if fact.kind in ("topic", "section"):
         lines = fact.doc.split("\n")
         text = next(pieces(lines, 0, len(lines), PASSAGE_CHARS), (fact.summary, 0))[0]
         return prose_passage(fact.name, text)
-    lines = [title_line(fact), fact.summary]
+    lines = [described(fact.name, fact.summary)]
+    if fact.signature:
+        lines.append(title_line(fact))
     used = sum(map(len, lines))
     told = fact.returns.lower() in fact.summary.lower()
     for part in ("" if told else f"Returns: {fact.returns}", fact.example):
@@ -46,10 +56,10 @@ def passage(fact: Fact) -> str:
 
 
 def prose_passage(title: str, text: str) -> str:
-    """A piece of prose as a passage: a title line, then its text with the lines of paragraphs joined."""
+    """A piece of prose as a passage: its title with its text, the lines of paragraphs joined."""
     title = clip(" ".join(title.split()), TITLE_CHARS)
     body = reflow(text).strip()
-    return f"{title}\n{body}" if title else body
+    return described(title, body) if title else body
 
 
 def title_line(fact: Fact) -> str:

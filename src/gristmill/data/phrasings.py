@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gristmill.data.docstrings import clip
 from gristmill.data.facts import Fact
-from gristmill.data.grounding import bare_signature
+from gristmill.data.grounding import bare_signature, described
 
 _CODE = ("module", "class", "function", "method")
 
@@ -100,11 +100,11 @@ def questions(form: str, fact: Fact) -> tuple[str, ...]:
 def answer(form: str, fact: Fact) -> str | None:
     """The right answer, or None where the fact does not have one.
 
-    what: the summary. args: name and arguments without annotations. example: the doctest. returns: the
+    what: the name with the summary. args: name and arguments without annotations. example: the doctest. returns: the
     returned thing. which: the name.
     """
     if form == "what":
-        return fact.summary
+        return described(fact.name, fact.summary)
     if fact.kind not in _CODE:
         return None
     if form == "which":

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from gristmill.data.grounding import grounded
+from gristmill.data.grounding import described, grounded
 from gristmill.errors import RequestError
 from gristmill.evaluate.conversation import ask, split_answer
 from gristmill.evaluate.likelihood import likelihoods
@@ -46,6 +46,11 @@ class Item:
     choices: tuple[str, ...]
     answer: int
     seen: bool
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The choices as the assistant would say them: the name, then the description."""
+        return tuple(described(self.name, choice) for choice in self.choices)
 
     @property
     def uninformative(self) -> str:
@@ -91,8 +96,7 @@ def score_items(
     "retrieval" is there when `index` is. `passage_found`: how often a right answer's words were retrieved.
     """
     encoded = _Encoder(network, tokenizer)
-    alone = _unconditional(network, encoded, items, dtype)
-    prompts = {"closed_book": [encoded.context(item.question) for item in items]}
+    prompts = {"closed_book": [encoded.closed_book(item) for item in items]}
     found: list[bool] = []
     if index is not None:
         passages = [[p.text for p in index.search(item.question, k)] for item in items]
@@ -103,9 +107,10 @@ def score_items(
             any(item.choices[item.answer] in " ".join(text.split()) for text in texts)
             for item, texts in zip(items, passages, strict=True)
         ]
+    alone = _unconditional(network, encoded, items, dtype)
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for mode, contexts in prompts.items():
-        options = [[encoded.answer(choice) for choice in item.choices] for item in items]
+        options = [[encoded.answer(text) for text in item.answers] for item in items]
         scores = [
             [one.logprob for one in row] for row in likelihoods(network, contexts, options, dtype)
         ]
@@ -122,7 +127,7 @@ def correct(item: Item, logprobs: Sequence[float], alone: Sequence[float]) -> di
     scores = {
         "mutual_information": mutual_information(logprobs, alone),
         "sum_logprob": list(logprobs),
-        "per_character": by_characters(logprobs, item.choices),
+        "per_character": by_characters(logprobs, item.answers),
     }
     return {name: best(values) == item.answer for name, values in scores.items()}
 
@@ -166,7 +171,7 @@ def _unconditional(
     scores = likelihoods(
         network,
         [encoded.context(question) for question, _ in pairs],
-        [[encoded.answer(choice)] for _, choice in pairs],
+        [[encoded.answer(described("it", choice))] for _, choice in pairs],
         dtype,
     )
     return {pair: row[0].logprob for pair, row in zip(pairs, scores, strict=True)}
@@ -190,16 +195,21 @@ class _Encoder:
             self._answers[text] = ids[: self.limit // 2]
         return self._answers[text]
 
-    def with_passages(self, item: Item, passages: Sequence[str]) -> list[int]:
-        """The grounded prompt with as many of the passages, best first, as fit beside the choices."""
-        room = self.limit - max(len(self.answer(choice)) for choice in item.choices)
-        for count in range(len(passages), 0, -1):
-            ids = self.context(grounded(item.question, passages[:count]))
-            if len(ids) <= room:
-                return ids
+    def closed_book(self, item: Item) -> list[int]:
         ids = self.context(item.question)
-        if len(ids) > room:
+        if len(ids) > self._room(item):
             raise RequestError(
                 f'the question "{item.question}" does not fit the model\'s context of {self.limit}'
             )
         return ids
+
+    def with_passages(self, item: Item, passages: Sequence[str]) -> list[int]:
+        """The grounded prompt with as many of the passages, best first, as fit beside the choices."""
+        for count in range(len(passages), 0, -1):
+            ids = self.context(grounded(item.question, passages[:count]))
+            if len(ids) <= self._room(item):
+                return ids
+        return self.closed_book(item)
+
+    def _room(self, item: Item) -> int:
+        return self.limit - max(len(self.answer(text)) for text in item.answers)

@@ -214,7 +214,7 @@ class Transformer(nn.Module):
         stands at its `positions_BT` and sees every slot up to it. Raises RequestError past max_seq_len.
         """
         B, T = tokens_BT.shape
-        if cache is None and positions_BT is None and T > self.config.max_seq_len:
+        if cache is None and positions_BT is None and self.config.max_seq_len < T:
             raise RequestError(
                 f"{T} tokens do not fit the model's context of {self.config.max_seq_len}; shorten the text"
             )

@@ -42,17 +42,15 @@ def complaints(
 
 def _keys(loc: tuple[int | str, ...], config: type[BaseModel]) -> tuple[str, ...]:
     keys: list[str] = []
-    inside: Any = config
+    inside: type[BaseModel] | None = config
     for part in loc:
-        if inside is None and not isinstance(part, int):
-            break
-        keys.append(str(part))
         if isinstance(part, int):
+            keys.append(str(part))
             continue
-        field = inside.model_fields.get(part)
-        annotation = field.annotation if field else None
-        is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        inside = annotation if is_table else None
+        if inside is None:
+            break
+        keys.append(part)
+        inside = _table(inside, part)
     return tuple(keys)
 
 
@@ -77,12 +75,18 @@ def _what(item: dict[str, Any], path: tuple[str, ...], config: type[BaseModel]) 
 
 def _options(config: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """Keys that the table at `path` knows."""
+    inside: type[BaseModel] | None = config
     for part in path:
-        annotation = config.model_fields[part].annotation if part in config.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        config = annotation
-    return list(config.model_fields)
+        inside = _table(inside, part) if inside else None
+    return list(inside.model_fields) if inside else []
+
+
+def _table(config: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The settings of the table that `key` is, when it is one."""
+    field = config.model_fields.get(key)
+    annotation: Any = field.annotation if field else None
+    is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_table else None
 
 
 def shown(value: Any) -> str:

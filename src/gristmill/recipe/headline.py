@@ -108,5 +108,9 @@ _HEADLINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "pretrain": _training,
     "sft": _training,
     "dpo": _training,
+    "index": lambda m: amount(m["passages"], "passages"),
+    "quantize": lambda m: (
+        f"{amount(m['bytes_before'], 'bytes')} as 8 bits: {amount(m['bytes_after'], 'bytes')}"
+    ),
     "evaluate": _evaluate,
 }

@@ -257,6 +257,10 @@ class Recipe:
 
     def _where(self, *path: str) -> str:
         """'file:line: [stage] ' or '--set stage.key: ' for the most exact place known."""
+        if len(path) == 1:  # about a stage as a whole: what was set last is the likely cause
+            for key, written in self.origin.items():
+                if written == "--set" and key.startswith(f"{path[0]}."):
+                    return f"--set {key}: "
         for length in range(len(path), 0, -1):
             key = ".".join(path[:length])
             written = self.origin.get(key)

@@ -91,7 +91,7 @@ class Live(View):
         self._bars = Progress(
             _Mark(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=20, complete_style="cyan", finished_style="green"),
             _Time(),
             _Note(),
             console=console,

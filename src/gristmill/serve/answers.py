@@ -80,14 +80,14 @@ def _choice(
 
 
 def citations(end: End) -> dict[str, Any]:
-    """What supports the answer; absent when nothing was looked up, [] when nothing does."""
+    """What supports the answer, and whether the documents hold one; absent when nothing was looked up."""
     if end.citations is None:
         return {}
     cited = [
         {"source": p.source, "line": p.line, "title": p.title, "text": p.text}
         for p in end.citations
     ]
-    return {"citations": cited}
+    return {"citations": cited, "found": end.found}
 
 
 def usage(completion: Completion) -> dict[str, int]:

@@ -17,11 +17,12 @@ log = logging.getLogger("gristmill.serve")
 
 @dataclass(frozen=True)
 class End:
-    """The end of an answer. citations: None when nothing was looked up."""
+    """The end of an answer. citations: None when nothing was looked up; found: see retrieval.Answer."""
 
     text: str
     completion: Completion
-    citations: tuple[Passage, ...] | None
+    citations: tuple[Passage, ...] | None = None
+    found: bool = False
 
 
 class Running:
@@ -79,13 +80,14 @@ class Running:
         for chunk in self.engine.stream_chat(self._messages, self._params):
             yield chunk.text
             if chunk.completion is not None:
-                yield End(chunk.completion.text, chunk.completion, None)
+                yield End(chunk.completion.text, chunk.completion)
 
     def _grounded(self, index: Index) -> Iterator[str | End]:
         for piece in answer_stream(self.engine, index, self._messages, self._params):
             if isinstance(piece, Answer):
                 nothing = Completion(piece.text, (), "stop", 0)  # found nothing: nobody was asked
-                yield End(piece.text, self.engine.completion or nothing, piece.citations)
+                completion = self.engine.completion or nothing
+                yield End(piece.text, completion, piece.citations, piece.found)
             else:
                 yield piece
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from gristmill.errors import WorkError
 from gristmill.files import hash_file, read_json, sync_directory, write_json
@@ -25,23 +26,27 @@ def save(directory: Path, step: int, state: dict[str, Any], keep: int = 2) -> Pa
 
     Raises WorkError when the disk refuses; older checkpoints are then untouched.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"step-{step:08d}"
     temporary = directory / f"step-{step:08d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for unfinished in directory.glob("*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(unfinished, ignore_errors=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "no process group": one process is what we have
             dcp.save(state, checkpoint_id=str(temporary), no_dist=True)
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         listing = {str(p.relative_to(temporary)): [p.stat().st_size, hash_file(p)] for p in files}
         write_json(temporary / _MANIFEST, {"step": step, "files": listing})
-    except OSError as error:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_directory(directory)
+    except (OSError, CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise WorkError(f"could not write the checkpoint {final}: {error}") from error
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    sync_directory(directory)
+        cause = _cause(error)
+        if not isinstance(cause, Exception):
+            raise cause from None
+        raise WorkError(f"could not write the checkpoint {final}: {cause}") from error
     for old in _complete(directory)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -75,6 +80,14 @@ def _complete(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     return sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.endswith(".tmp"))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What torch wrapped into a CheckpointException (a BaseException whose text is a traceback): a full disk,
+    a KeyboardInterrupt."""
+    if isinstance(error, CheckpointException):
+        return next((failure for failure, _ in error.failures.values()), error)
+    return error
 
 
 def _damage(checkpoint: Path) -> str:

@@ -26,11 +26,15 @@ def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(256, 256, dtype=dtype)
         a @ a
-        start = time.perf_counter()
-        for _ in range(3):
-            a @ a
-        times[dtype] = time.perf_counter() - start
+        # The fastest of several: on a busy machine any one of them may have been waiting for its turn.
+        times[dtype] = min(_seconds_of_product(a) for _ in range(8))
     return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
+
+
+def _seconds_of_product(a: torch.Tensor) -> float:
+    start = time.perf_counter()
+    a @ a
+    return time.perf_counter() - start
 
 
 def resolve_dtype(name: ComputeDtype) -> torch.dtype:

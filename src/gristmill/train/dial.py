@@ -45,12 +45,12 @@ def derive(size: str) -> Settings:
     tokens = _tokens(wanted)
     # Small batches win while there are few steps; then the batch grows with tokens^0.383 (arXiv 2505.13738).
     batch_tokens = 1024 * max(1, round((tokens / 4e6) ** 0.383))
-    warm = vocab_size <= 16_384
+    warm = vocab_size <= 16_384 and shape["hidden_size"] <= 8 * shape["head_dim"]  # wiring.check
     settings: Settings = {
         "tokenizer": {"vocab_size": vocab_size},
         "pretrain": {
             **shape,
-            "tie_embeddings": not warm,
+            "tie_embeddings": vocab_size > 16_384,
             "warm_start": "induction" if warm else "none",
             "tokens": tokens,
             "batch_tokens": batch_tokens,
@@ -79,7 +79,7 @@ def _shape(wanted: int) -> dict[str, Any]:
 
 def _of_width(width: int, vocab_size: int) -> dict[str, Any]:
     head_dim = 32 if width < 128 else 64 if width < 1024 else 128
-    heads = max(4, width // head_dim)
+    heads = max(2, width // head_dim)
     return {
         "vocab_size": vocab_size,
         "hidden_size": width,

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from gristmill.stage import StageConfig
@@ -29,13 +30,13 @@ class OptimConfig(StageConfig):
     optimizer: Literal["muon", "adamw"] = (
         "muon"  # of the hidden matrices; the rest is always AdamW's
     )
-    lr_peak: float = 0.02  # of the hidden matrices
-    lr_embedding_peak: float = 0.001  # of embeddings, norms and head
-    weight_decay: float = 0.0
+    lr_peak: NonNegativeFloat = 0.02  # of the hidden matrices
+    lr_embedding_peak: NonNegativeFloat = 0.001  # of embeddings, norms and head
+    weight_decay: NonNegativeFloat = 0.0
     schedule: Schedule = "wsd"
-    warmup_steps: int = 20
-    decay_fraction: float = 0.6  # share of the run over which "wsd" falls to zero
-    clip_grad_norm: float = 1.0
+    warmup_steps: NonNegativeInt = 20
+    decay_fraction: NonNegativeFloat = 0.6  # share of the run over which "wsd" falls to zero
+    clip_grad_norm: PositiveFloat = 1.0
     compute_dtype: ComputeDtype = "auto"
 
 
@@ -134,6 +135,6 @@ def _create_state(optimizer: torch.optim.Optimizer) -> None:
             if isinstance(optimizer, Muon):
                 state["momentum"] = torch.zeros_like(parameter)
             else:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)

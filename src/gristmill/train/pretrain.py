@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from gristmill.errors import RequestError
+from gristmill.files import read_json, write_json
 from gristmill.formats import Model, save_hf
 from gristmill.model import ModelConfig, Transformer, initialize
 from gristmill.stage import Progress, Result, quiet
@@ -39,13 +40,13 @@ class PretrainConfig(OptimConfig):
     rope_theta: float = 1_000_000.0
     max_seq_len: int = 1024
     warm_start: Literal["induction", "none"] = "induction"  # how the weights begin (wiring.py)
-    warm_start_iterations: int = 24
-    tokens: int = 1_000_000  # training tokens, rounded to whole batches
-    batch_tokens: int = 1024
-    context: int = 256  # tokens a training window
+    warm_start_iterations: PositiveInt = 24
+    tokens: PositiveInt = 1_000_000  # training tokens, rounded to whole batches
+    batch_tokens: PositiveInt = 1024
+    context: PositiveInt = 256  # tokens a training window
     weights: dict[str, float] = Field(default_factory=dict)  # group -> share of rows; {} = by size
-    evaluations: int = 5
-    evaluation_tokens: int = 16_384
+    evaluations: NonNegativeInt = 5
+    evaluation_tokens: PositiveInt = 16_384
     seed: int = 0
 
 
@@ -191,12 +192,15 @@ def _start(
             )
         return base.network, {"base": config.base}
     network = initialize(Transformer(_shape(config, tokenizer.vocab_size)), config.seed)
-    resumes = checkpoint.newest(out_dir / "checkpoints") is not None
-    if config.warm_start == "none" or resumes:
+    if config.warm_start == "none":
         return network, {}
+    kept = out_dir / "warm_start.json"  # so that a run that resumes reports the same metrics
+    if kept.is_file() and checkpoint.newest(out_dir / "checkpoints") is not None:
+        return network, read_json(kept)
     # The table may use every token the run could see: counting is cheap where training is not.
     tokens = np.concatenate([np.asarray(group) for group in windows.tokens])
     loss = wiring.warm_start(network, tokens, config.seed, config.warm_start_iterations)
+    write_json(kept, {"bigram_loss": loss})
     return network, {"bigram_loss": loss}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from gristmill.errors import RequestError
@@ -24,13 +25,13 @@ _BUCKET = 16  # batches sorted by length together, so that rows of a batch need 
 
 
 class SFTConfig(OptimConfig):
-    lr_peak: float = 0.01
-    lr_embedding_peak: float = 0.001
-    epochs: float = 2.0
-    batch_examples: int = 16
-    max_tokens: int = 512  # longer conversations are left out, and counted
-    evaluations: int = 3
-    evaluation_examples: int = 256
+    lr_peak: NonNegativeFloat = 0.01
+    lr_embedding_peak: NonNegativeFloat = 0.001
+    epochs: PositiveFloat = 2.0
+    batch_examples: PositiveInt = 16
+    max_tokens: PositiveInt = 512  # longer conversations are left out, and counted
+    evaluations: NonNegativeInt = 3
+    evaluation_examples: PositiveInt = 256
     seed: int = 0
 
 
@@ -44,17 +45,23 @@ class Conversations:
         batch_examples: int,
         pad_id: int,
         seed: int,
+        steps: int,
     ) -> None:
         self.examples, self.heldout = examples, heldout
         self.batch_examples, self.pad_id, self.seed = batch_examples, pad_id, seed
+        # No bucket is longer than an epoch or goes past the run's end: sorted by length, its examples would
+        # come twice in a batch, or some of them not at all.
+        self.steps = steps
+        self.bucket = max(1, min(_BUCKET, len(examples) // batch_examples))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """(ids, targets), int64 [rows, tokens]; targets are -100 where nothing is to be learnt."""
-        bucket, turn = divmod(step, _BUCKET)
-        size = self.batch_examples * _BUCKET
-        order = epoch_order(bucket * size, size, len(self.examples), self.seed, "sft").tolist()
+        bucket, turn = divmod(step, self.bucket)
+        batches = min(self.bucket, self.steps - bucket * self.bucket)
+        first, count = bucket * self.bucket * self.batch_examples, batches * self.batch_examples
+        order = epoch_order(first, count, len(self.examples), self.seed, "sft").tolist()
         order.sort(key=lambda i: (len(self.examples[i][0]), i))
-        turn = int(epoch_order(turn, 1, _BUCKET, self.seed, f"sft bucket {bucket}")[0])
+        turn = int(epoch_order(turn, 1, batches, self.seed, f"sft bucket {bucket}")[0])
         chosen = order[turn * self.batch_examples : (turn + 1) * self.batch_examples]
         return pad([self.examples[i] for i in chosen], self.pad_id)
 
@@ -123,14 +130,15 @@ def run(
             f"{inputs['questions']}/sft.train.jsonl holds no conversation of at most {limit} tokens"
         )
     spread = max(1, len(heldout) // config.evaluation_examples)
+    steps = max(1, round(config.epochs * len(examples) / config.batch_examples))
     objective = Conversations(
         examples,
         heldout[::spread][: config.evaluation_examples],
         config.batch_examples,
         tokenizer.pad_id or 0,
         config.seed,
+        steps,
     )
-    steps = max(1, round(config.epochs * len(examples) / config.batch_examples))
     rows = train(
         network,
         objective,

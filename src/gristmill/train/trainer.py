@@ -149,6 +149,11 @@ def train(
                 }
                 checkpoint.save(checkpoints, done, state)
                 last_saved = time.monotonic()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise WorkError(
+            f"training diverged at its last step, {steps - 1}: its update left weights that are not "
+            f"finite. Lower lr_peak (now {config.lr_peak})."
+        )
     network.eval()
     return rows
 

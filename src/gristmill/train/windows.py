@@ -38,6 +38,8 @@ class Windows:
                     f'pretrain.weights names "{name}", which is not a group of the corpus '
                     f"({', '.join(sorted(groups))}).{nearest(name, groups)}"
                 )
+            if weights[name] < 0:
+                raise RequestError(f"pretrain.weights.{name} must not be negative: {weights[name]}")
         shares = {name: float(weights.get(name, 0)) for name in sizes} if weights else dict(sizes)
         self.groups = [name for name in sorted(shares) if shares[name] > 0]
         if not self.groups:

@@ -13,6 +13,10 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+function inline(text) {
+  return text.split(/`([^`\n]+)`/).map((piece, i) => (i % 2 ? element("code", {}, piece) : piece));
+}
+
 // Text with ``` fences and `code` as DOM nodes. Text stays text: nothing the model writes becomes markup.
 function rendered(text) {
   const nodes = [];
@@ -25,9 +29,7 @@ function rendered(text) {
     for (const paragraph of part.split(/\n{2,}/)) {
       const body = paragraph.replace(/^\n+|\n+$/g, "");
       if (!body) continue;
-      const p = element("p");
-      body.split(/`([^`\n]+)`/).forEach((piece, j) => p.append(j % 2 ? element("code", {}, piece) : piece));
-      nodes.push(p);
+      nodes.push(element("p", {}, ...inline(body)));
     }
   });
   return nodes;
@@ -114,7 +116,7 @@ async function answer() {
   setAnswering(controller);
   status.textContent = "The model is answering.";
 
-  let text = "", used = null, citations = null, finish = null, frame = 0;
+  let text = "", used = null, citations = null, found = false, finish = null, frame = 0;
   const tokens = [];
   const started = performance.now();
   const paint = () => {
@@ -150,6 +152,7 @@ async function answer() {
       text += choice.delta.content ?? "";
       tokens.push(...(choice.logprobs?.content ?? []));
       citations = choice.delta.citations ?? citations;
+      found = choice.delta.found ?? found;
       finish = choice.finish_reason ?? finish;
       frame ||= requestAnimationFrame(paint);
     }
@@ -162,12 +165,12 @@ async function answer() {
   body.className = "answer";
   item.removeAttribute("aria-busy");
   if (mine !== conversation) return; // a new chat has begun meanwhile
-  ended(item, { text, used, citations, finish, failure, stopped, withSources, seconds: (performance.now() - started) / 1000 });
+  ended(item, { text, used, citations, found, finish, failure, stopped, seconds: (performance.now() - started) / 1000 });
   setAnswering(null);
   question.focus();
 }
 
-function ended(item, { text, used, citations, finish, failure, stopped, withSources, seconds }) {
+function ended(item, { text, used, citations, found, finish, failure, stopped, seconds }) {
   const follow = atBottom();
   const below = element("div", { class: "below" });
   if (failure) {
@@ -181,7 +184,7 @@ function ended(item, { text, used, citations, finish, failure, stopped, withSour
   } else {
     if (text) conversation.push({ role: "assistant", content: text });
     if (citations?.length) item.append(sources(citations));
-    else if (withSources && citations) item.append(element("p", { class: "note" }, "Nothing in the documents matched this question."));
+    else if (found) item.append(element("p", { class: "note" }, "No passage of the documents supports this answer."));
     if (text) {
       const copy = element("button", { type: "button" }, "Copy");
       copy.addEventListener("click", async () => {
@@ -208,7 +211,7 @@ function ask(text) {
   const last = conversation.at(-1);
   if (last?.role === "user") conversation.pop(); // it was refused or stopped without a word
   conversation.push({ role: "user", content: text.trim() });
-  log.append(element("li", { class: "user" }, element("span", { class: "unseen" }, "You: "), text.trim()));
+  log.append(element("li", { class: "user" }, element("span", { class: "unseen" }, "You: "), ...inline(text.trim())));
   question.value = "";
   fit();
   answer();
@@ -269,7 +272,7 @@ try {
   document.title = `${info.model} – Gristmill`;
   $("retrieval-switch").hidden = !info.retrieval;
   for (const example of info.examples) {
-    const button = element("button", { type: "button" }, example);
+    const button = element("button", { type: "button" }, ...inline(example));
     button.addEventListener("click", () => ask(example));
     $("examples").append(element("li", {}, button));
   }

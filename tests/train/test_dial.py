@@ -1,0 +1,79 @@
+"""The one dial: every size it takes gives settings that the stages accept; every other is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gristmill.errors import RequestError
+from gristmill.model import ModelConfig
+from gristmill.recipe.line import LINE
+from gristmill.train import pretrain
+from gristmill.train.dial import NAMED, derive, parameters_of
+
+SIZES = [
+    *("tiny", "small", "300K", "0.5M", "1M", "2M", "4M", "10M", "20M", "35M", "50M", "59M", "60M"),
+    *("100M", "124M", "250M", "350M", "500M", "599M", "600M", "1B", "1.5B", "7B", "70B", "100B"),
+]
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("4M", 4_000_000),
+        ("1.5B", 1_500_000_000),
+        ("1.5b", 1_500_000_000),
+        (" 300 k ", 300_000),
+        ("124000000", 124_000_000),
+        *NAMED.items(),
+    ],
+)
+def test_sizes_are_read(size, count):
+    assert parameters_of(size) == count
+
+
+@pytest.mark.parametrize(
+    "size", ["", "big", "4 M 2", "-4M", "4T", "M", "1e6", "4,5M", "nan", "smal"]
+)
+def test_what_is_no_size_is_refused_with_the_forms_that_are(size):
+    with pytest.raises(RequestError) as refused:
+        parameters_of(size)
+    assert '"4M"' in str(refused.value)
+    assert "tiny, small" in str(refused.value)
+
+
+@pytest.mark.parametrize("size", ["0", "299999", "0.2M", "101B", "9999999999999999999B"])
+def test_sizes_out_of_range_are_refused_with_the_range(size):
+    with pytest.raises(RequestError, match=r"from 0\.3M to 100B"):
+        parameters_of(size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_derived_setting_is_one_that_its_stage_accepts(size):
+    for stage, values in derive(size).items():
+        config_class = LINE[stage].config_class()
+        config = config_class(**values)  # an unknown key or a value of the wrong kind raises
+        for key, value in values.items():
+            assert getattr(config, key) == value
+        if stage == "pretrain":
+            pretrain.check(config)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameters_come_close_to_what_was_asked_for(size):
+    settings = derive(size)
+    shape = {k: v for k, v in settings["pretrain"].items() if k in ModelConfig.__annotations__}
+    config = ModelConfig(vocab_size=settings["tokenizer"]["vocab_size"], **shape)
+    # Widths go in steps of 64, so the small end is coarse: 2M lies between 1.1M and 2.7M.
+    room = 1.45 if parameters_of(size) < 5e6 else 1.25
+    assert 1 / room < config.num_parameters / parameters_of(size) < room
+
+
+def test_more_parameters_mean_no_less_of_anything():
+    before: dict[str, float] = {}
+    for size in sorted(SIZES, key=parameters_of):
+        if size in NAMED:
+            continue
+        pre = derive(size)["pretrain"]
+        now = {key: pre[key] for key in ("hidden_size", "num_layers", "tokens", "batch_tokens")}
+        assert all(now[key] >= before.get(key, 0) for key in now), size
+        before = now
