@@ -86,7 +86,7 @@ def test_a_stopped_answer_keeps_its_text_and_frees_the_engine(page, endless_url:
     page.get_by_text("Settings").click()
     page.get_by_label("Longest answer").fill("100000")
     page.keyboard.press("Escape")
-    ask(page, "go on")
+    ask(page, "go")
     until(page, lambda: len(page.locator(".answer").inner_text()) > 20, "writing")
     assert page.get_by_role("button", name="Send the question").count() == 0
     page.get_by_role("button", name="Stop the answer").click()
@@ -190,6 +190,9 @@ def test_the_page_fits_and_is_legible(page, url: str, width: int, scheme: str) -
     ask(page, QUESTIONS[0])
     answers(page).first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_text("Settings").click()
+    panel = page.locator(".panel").bounding_box()
+    assert panel["x"] >= 0 and panel["y"] >= 0 and panel["x"] + panel["width"] <= width
     ratios = page.evaluate(
         """() => {
           const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;

@@ -15,6 +15,7 @@ from gristmill.cli.main import VERBS, build, main
 from gristmill.cli.run import parse_settings
 from gristmill.errors import RequestError
 from gristmill.files import write_json
+from gristmill.recipe import LINE, Recipe
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -163,3 +164,42 @@ def test_report_shows_the_lineage_of_what_is_there(tmp_path: Path) -> None:
     assert "data/made" in done.stdout and "sha256 datadatadata" in done.stdout
     done = gristmill("report", str(tmp_path), "--json", cwd=tmp_path)
     assert Path(json.loads(done.stdout)["report"]).read_text().startswith("<!doctype html>")
+
+
+def test_dry_run_shows_the_plan_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.md").write_text("# One\n\nA page about one thing.\n")
+    monkeypatch.chdir(tmp_path)
+    asked = ["run", "my-docs", "--set", "data.path=notes", "--set", "size=tiny", "--dry-run"]
+
+    def said(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["gristmill", *asked, *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    planned = json.loads(said("--json"))
+    assert [row["stage"] for row in planned["stages"]] == list(LINE)
+    assert {row["action"] for row in planned["stages"]} == {"run", "depends"}
+    for row in planned["stages"]:
+        assert 0 < row["seconds"] < 3600 and 0 < row["memory_bytes"] < 4e9, row
+        assert 0 <= row["disk_bytes"] < 1e9
+    assert planned["recipe"]["data"]["path"] == str(tmp_path / "notes")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+    table = said()
+    assert 'path = "' in table and "not run yet" in table and "Expect a factor of two" in table
+
+
+@pytest.mark.parametrize("name", ["pyhelp", "my-docs"])
+def test_shipped_recipes_resolve_and_their_saved_form_means_the_same(
+    tmp_path: Path, name: str
+) -> None:
+    for size in ("tiny", "small", "124M"):
+        recipe = Recipe.load(name, {"data.path": str(tmp_path), "size": size})
+        configs = recipe.resolve()
+        (tmp_path / "recipe.toml").write_text(recipe.to_toml(configs))
+        assert Recipe.load(tmp_path).resolve() == configs

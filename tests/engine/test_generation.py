@@ -128,8 +128,8 @@ def test_an_answer_longer_than_the_first_cache_allocation(engine: Engine, oracle
 
 
 def test_streamed_pieces_join_to_the_whole(engine: Engine) -> None:
-    for i, prompt in enumerate(PROMPTS):
-        params = SamplingParams(max_tokens=40, temperature=1.2, seed=i, stop=("e ", "\n\n"))
+    for i, prompt in enumerate(PROMPTS[:4]):
+        params = SamplingParams(max_tokens=30, temperature=1.2, seed=i, stop=("e ", "\n\n"))
         chunks = list(engine.stream(Request(prompt, params)))
         (whole,) = engine.generate([Request(prompt, params)])
         assert "".join(chunk.text for chunk in chunks) == whole.text

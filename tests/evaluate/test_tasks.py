@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gristmill.data import grounded
+from gristmill.data.grounding import described, grounded
 from gristmill.errors import RequestError
 from gristmill.evaluate import (
     Item,
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused(model) -> None:
 
 def test_hand_computed_item() -> None:
     item = Item("f", "What does `f` do?", ("abcd", "abcdefghij"), 1, True)
-    # Σ: -4 > -6. By characters: -1 < -0.6. Against the question without the name: -4+2 < -6+9.
+    # Said as "f: …", 7 and 13 characters. Σ: -4 > -6. By characters: -4/7 < -6/13. Without the name: -4+2 < -6+9.
     assert correct(item, [-4.0, -6.0], [-2.0, -9.0]) == {
         "sum_logprob": False,
         "per_character": True,
@@ -121,14 +121,13 @@ def test_choices_scored_by_transformers_give_the_same_accuracies(model, oracle) 
         for name, seen in (("seen", True), ("heldout", False)):
             right = {"accuracy": [], "accuracy_sum_logprob": [], "accuracy_per_character": []}
             for item in [item for item in tests if item.seen == seen]:
-                sums = [logprob(prompt_of(item, mode), choice) for choice in item.choices]
-                alone = [logprob("What is it?", choice) for choice in item.choices]
+                said = [described(item.name, choice) for choice in item.choices]
+                sums = [logprob(prompt_of(item, mode), text) for text in said]
+                alone = [logprob("What is it?", described("it", choice)) for choice in item.choices]
                 for key, scores in {
                     "accuracy": [s - a for s, a in zip(sums, alone, strict=True)],
                     "accuracy_sum_logprob": sums,
-                    "accuracy_per_character": [
-                        s / len(c) for s, c in zip(sums, item.choices, strict=True)
-                    ],
+                    "accuracy_per_character": [s / len(c) for s, c in zip(sums, said, strict=True)],
                 }.items():
                     right[key].append(int(np.argmax(scores)) == item.answer)
             assert by_split[name]["n"] == len(right["accuracy"])

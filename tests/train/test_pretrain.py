@@ -110,9 +110,14 @@ def test_the_result_is_a_model_that_learned(whole, inputs):
     # The last evaluation was of the very weights that were saved.
     again = objective(inputs).evaluate(loaded.network, torch.float32)
     assert again["heldout_loss"] == pytest.approx(metrics["history"][-1]["heldout_loss"], abs=1e-5)
-    first, last = (metrics["history"][i]["loss"] for i in (0, -1))
-    assert last < first
-    assert last < math.log(VOCAB) - 1
+    assert metrics["history"][-1]["loss"] < math.log(VOCAB) - 1
+
+
+def test_without_a_warm_start_the_loss_falls_from_that_of_knowing_nothing(inputs, tmp_path):
+    config = tiny_pretrain(warm_start="none", lr_embedding_peak=0.01)
+    history = run(config, inputs, tmp_path).metrics["history"]
+    assert history[-1]["heldout_loss"] < history[0]["loss"] - 0.2
+    assert history[0]["loss"] < math.log(VOCAB) + 0.2
 
 
 def test_a_second_run_gives_the_same_bytes(whole, inputs, tmp_path):

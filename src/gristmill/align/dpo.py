@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +27,9 @@ class DPOConfig(OptimConfig):
     """`beta` is the strength of the pull towards the reference; `nll` the weight of the chosen answer's own
     loss a token (Llama 3 uses 0.2), which keeps its probability from falling along with the rejected one's."""
 
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    lr_peak: NonNegativeFloat = 2e-4
-    lr_embedding_peak: NonNegativeFloat = 1e-4
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr_peak: NonNegativeFloat = 0.003
+    lr_embedding_peak: NonNegativeFloat = 3e-4
     warmup_steps: NonNegativeInt = 10
     beta: PositiveFloat = 0.1
     nll: NonNegativeFloat = 0.2
@@ -36,10 +37,12 @@ class DPOConfig(OptimConfig):
     batch_pairs: PositiveInt = 16
     max_pairs: NonNegativeInt = 1024  # derived pairs used; the model's own come on top
     own_samples: NonNegativeInt = 256  # prompts it answers itself, to find its own worse answers
+    own_heldout: NonNegativeInt = 64  # as many of facts that no training pair is about
     own_max_tokens: PositiveInt = 48
     own_worse_below: float = 0.5
     max_tokens: PositiveInt = 384
     evaluations: NonNegativeInt = 3
+    evaluation_pairs: NonNegativeInt = 256  # derived pairs that are measured; own ones come on top
     seed: int = 0
 
 
@@ -92,10 +95,19 @@ class Preferences:
         }
 
     def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
-        if not self.heldout:
-            return {}
-        values = pair_logprobs(network, self.heldout, dtype)
-        return {"heldout_accuracy": (values[:, 0] > values[:, 1]).float().mean().item()}
+        found = accuracies(network, self.heldout, dtype)
+        return {"heldout_accuracy": found["all"]} if found else {}
+
+
+def accuracies(network: Transformer, pairs: Sequence[Pair], dtype: torch.dtype) -> dict[str, float]:
+    """Share of pairs whose chosen side is the likelier one (Σ log π): of "all" and of each form; {} of none."""
+    groups: dict[str, list[bool]] = {}
+    for pair, (chosen, rejected) in zip(
+        pairs, pair_logprobs(network, pairs, dtype).tolist(), strict=True
+    ):
+        for group in ("all", pair.form):
+            groups.setdefault(group, []).append(chosen > rejected)
+    return {group: sum(right) / len(right) for group, right in groups.items()}
 
 
 @torch.inference_mode()
@@ -119,20 +131,21 @@ def run(
     model = Model.load(inputs["model"])
     questions = inputs["questions"]
     derived = _spread(read_pairs(questions / "preferences.train.jsonl"), config.max_pairs)
-    own = _own_answers(model, questions, config, out_dir, progress)
+    kept_back = read_pairs(questions / "preferences.heldout.jsonl")
+    own, own_kept_back = _own_answers(model, questions, kept_back, config, out_dir, progress)
     limit = min(config.max_tokens, model.config.max_seq_len)
     pairs, too_long = encode([*derived, *own], tokenizer, limit)
-    heldout, _ = encode(read_pairs(questions / "preferences.heldout.jsonl"), tokenizer, limit)
     if not pairs:
         raise RequestError(
             f"{questions}/preferences.train.jsonl holds no pair of at most {limit} tokens"
         )
-    heldout = heldout[:: max(1, len(heldout) // 256)][:256]
+    measured = [*_spread(kept_back, config.evaluation_pairs), *own_kept_back]
+    heldout, _ = encode(measured, tokenizer, limit)
     dtype = resolve_dtype(config.compute_dtype)
     network = model.network
     reference = pair_logprobs(network, pairs, dtype)
     objective = Preferences(pairs, reference, heldout, config)
-    before = objective.evaluate(network, dtype).get("heldout_accuracy")
+    before = accuracies(network, heldout, dtype)
     steps = max(1, round(config.epochs * len(pairs) / config.batch_pairs))
     rows = train(
         network,
@@ -143,6 +156,7 @@ def run(
         progress=progress,
         evaluations=config.evaluations,
     )
+    after = accuracies(network, heldout, dtype)
     save_hf(network, out_dir / "model", tokenizer)
     discard_checkpoints(out_dir)
     return Result(
@@ -156,23 +170,36 @@ def run(
             "pairs_own": len(own),
             "left_out_too_long": too_long,
             "heldout_pairs": len(heldout),
-            "heldout_accuracy_before": before,
-            "heldout_accuracy": rows[-1].get("heldout_accuracy"),
+            "heldout_accuracy_before": before.get("all"),
+            "heldout_accuracy": after.get("all"),
+            "heldout_by_form": {
+                form: {"before": before[form], "after": after[form], "n": count}
+                for form, count in sorted(Counter(pair.form for pair in heldout).items())
+            },
             "history": rows,
         },
     )
 
 
 def _own_answers(
-    model: Model, questions: Path, config: DPOConfig, out_dir: Path, progress: Progress
-) -> list[dict[str, Any]]:
-    """The model's own worse answers; kept in out_dir/own.json, since they cost seconds to make again."""
+    model: Model,
+    questions: Path,
+    kept_back: Sequence[dict[str, Any]],
+    config: DPOConfig,
+    out_dir: Path,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training, held-out) pairs of the model's own worse answers; the held-out ones are about the facts whose
+    derived pairs are held out. Kept in out_dir/own.json, since they cost seconds to make again."""
     place = out_dir / "own.json"
     if place.is_file():
-        return read_json(place)
+        found = read_json(place)
+        return found["train"], found["heldout"]
+    apart = {row["fact"] for row in kept_back}
     rows = [row for row in read_jsonl(questions / "sft.train.jsonl") if row.get("form") == "what"]
-    found: list[dict[str, Any]] = []
-    prompts = _spread(rows, config.own_samples)
+    prompts = _spread([row for row in rows if row["fact"] not in apart], config.own_samples)
+    prompts += _spread([row for row in rows if row["fact"] in apart], config.own_heldout)
+    found = {"train": [], "heldout": []}
     for done, pairs in own_worse_answers(
         model,
         prompts,
@@ -180,10 +207,11 @@ def _own_answers(
         worse_below=config.own_worse_below,
         seed=config.seed,
     ):
-        found += pairs
-        progress(done, len(prompts), "samples", kept=len(found))
+        for pair in pairs:
+            found["heldout" if pair["fact"] in apart else "train"].append(pair)
+        progress(done, len(prompts), "samples", kept=len(found["train"]))
     write_json(place, found)
-    return found
+    return found["train"], found["heldout"]
 
 
 def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

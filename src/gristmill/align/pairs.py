@@ -28,6 +28,7 @@ SAMPLES_PER_BATCH = 64
 class Pair:
     chosen: Row
     rejected: Row
+    form: str = ""  # what kind of pair it is, for measuring kinds apart
 
 
 def read_pairs(path: Path) -> list[dict[str, Any]]:
@@ -45,7 +46,7 @@ def encode(
             completion_row(tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")
         )
         if max(len(chosen[0]), len(rejected[0])) <= max_tokens:
-            pairs.append(Pair(chosen, rejected))
+            pairs.append(Pair(chosen, rejected, row.get("form") or ""))
     return pairs, len(rows) - len(pairs)
 
 

@@ -58,8 +58,12 @@ def show_plan(
 
 def _table(recipe: Recipe, judgements: list[Judgement], estimates: dict[str, Estimate]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "what it does", "", "why"):
-        table.add_column(name, overflow="fold")
+    wide = out.width >= 110  # on a narrow terminal the reason matters more than the description
+    table.add_column("stage", no_wrap=True)
+    if wide:
+        table.add_column("what it does", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for name in ("time", "memory", "disk"):
         table.add_column(name, justify="right", no_wrap=True)
     for judgement in judgements:
@@ -70,7 +74,7 @@ def _table(recipe: Recipe, judgements: list[Judgement], estimates: dict[str, Est
         disk = "" if one.disk_bytes is None else amount(one.disk_bytes, "bytes")
         table.add_row(
             judgement.stage,
-            recipe.line[judgement.stage].does,
+            *([recipe.line[judgement.stage].does] if wide else []),
             _WORDS[judgement.action],
             judgement.why,
             time,

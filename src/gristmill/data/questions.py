@@ -112,7 +112,7 @@ def derive(
     sft_train = make.shuffled(plain + reading + dialogues)
     sft_heldout = make.plain(heldout, 1, 1)
     sft_heldout += make.grounded([(fact, 0) for fact in heldout], Siblings(heldout))
-    pairs_train, pairs_heldout = _pairs(seen, heldout, config)
+    pairs_train, pairs_heldout = _pairs(seen, outside, heldout, config)
     choices_seen = choice_items(seen, config.choices_seen, config.seed, seen=True)
     choices_heldout = choice_items(heldout, config.choices_heldout, config.seed, seen=False)
     files = {
@@ -180,8 +180,13 @@ def _readers(
 
 
 def _pairs(
-    seen: Sequence[Fact], heldout: Sequence[Fact], config: QuestionsConfig
+    seen: Sequence[Fact],
+    outside: Sequence[Fact],
+    heldout: Sequence[Fact],
+    config: QuestionsConfig,
 ) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) pairs. Facts outside the closed-book list give pairs with passages only: which of
+    two passages is meant can be learnt from them, what they say need not be known."""
     kept_back = {
         fact.id
         for fact in seen
@@ -190,7 +195,11 @@ def _pairs(
     share = config.grounded_share
     rows = preference_pairs(seen, Siblings(seen), config.seed, share, seen=True)
     unseen = preference_pairs(heldout, Siblings(heldout), config.seed, share, seen=False)
+    readers = preference_pairs(
+        outside[: len(seen)], Siblings(outside), config.seed, grounded_share=1.0, seen=False
+    )
     train = [row for row in rows if row["fact"] not in kept_back]
+    train += [row for row in readers if row["form"] == "grounded"]
     return train, [row for row in rows if row["fact"] in kept_back] + unseen
 
 

@@ -65,6 +65,8 @@ def factorize(counts: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     left = u[:, :inner] * root / row_weight[:, None]
     right = (basis @ vh.T)[:, :inner] * root / column_weight[:, None]
 
+    missing = (0, inner - left.shape[1])  # a vocabulary smaller than the rank has no more factors
+    left, right = F.pad(left, missing), F.pad(right, missing)
     scale = left.pow(2).mean().sqrt()
     left, right = left / scale, right * scale
     squared = left.pow(2).sum(1)

@@ -58,10 +58,10 @@ def derive(size: str) -> Settings:
             "lr_peak": 0.015,
             "lr_embedding_peak": 0.001,
         },
-        "questions": {"max_facts": 700, "phrasings": 2},
+        "questions": {"max_facts": 500, "phrasings": 2},
         "evaluate": {"context": min(512, batch_tokens)},
-        "sft": {"epochs": 1.0, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
-        "dpo": {"max_pairs": 640, "own_samples": 192},
+        "sft": {"epochs": 1.5, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
+        "dpo": {"max_pairs": 768, "own_samples": 128},
     }
     if size == "tiny":
         settings |= _tiny(settings)
