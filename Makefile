@@ -8,7 +8,7 @@ RECIPE ?= pyhelp
 ARGS ?=
 
 BIN = $(VENV)/bin
-BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native/*)
+BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native/* src/gristmill/*/__init__.py)
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from gristmill.errors import RequestError, missing_extra
+from gristmill.files import read_json
 from gristmill.stage import Progress, Result, StageConfig, quiet
 from gristmill.tokenizer.bulk import BulkEncoder
 from gristmill.tokenizer.chat import CHATML
@@ -36,10 +37,13 @@ _LONG = re.compile(rf"[^\W\d_]{{{_MAX_PIECE},}}|(?:[^\w\s]|_){{{_MAX_PIECE},}}|\
 class TokenizerConfig(StageConfig):
     """vocab_size counts everything, the 64 control tokens included. max_bytes: how much text is sampled.
 
+    base: a model or tokenizer directory whose tokenizer is taken as it is, instead of learning one.
+
     peers: name -> file of another tokenizer to compare with: GPT-2's vocab.bpe, a .tiktoken file of ranks
     (cl100k_base, o200k_base, …) or a tokenizer.json.
     """
 
+    base: str = ""
     vocab_size: int = Field(8192, ge=256 + len(SPECIALS))
     max_bytes: int = Field(20_000_000, ge=1)
     peers: dict[str, str] = Field(default_factory=dict)
@@ -52,24 +56,36 @@ def run(
     """`documents` (a directory of Parquet files) -> `tokenizer`, a directory that transformers loads."""
     progress(0, 3, "steps", doing="sampling text")
     peers = {name: load_peer(Path(path).expanduser()) for name, path in config.peers.items()}
-    sample = sample_texts(inputs["documents"], config.max_bytes, config.seed)
-    progress(1, 3, "steps", doing="learning merges")
-    tokenizer = train_bpe((text for _, text in sample), config.vocab_size)
+    metrics: dict[str, Any] = {}
+    if config.base:
+        tokenizer = Tokenizer.load(base_directory(config.base))
+        metrics["base"] = config.base
+    else:
+        sample = sample_texts(inputs["documents"], config.max_bytes, config.seed)
+        progress(1, 3, "steps", doing="learning merges")
+        tokenizer = train_bpe((text for _, text in sample), config.vocab_size)
+        metrics["sample"] = {
+            "documents": len(sample),
+            "bytes": sum(len(text.encode()) for _, text in sample),
+            "ids_sha256": hashlib.sha256("\n".join(id for id, _ in sample).encode()).hexdigest(),
+        }
     path = out_dir / "tokenizer"
     tokenizer.save(path)
     progress(2, 3, "steps", doing="measuring compression")
-    digest = hashlib.sha256("\n".join(id for id, _ in sample).encode()).hexdigest()
-    metrics: dict[str, Any] = {
+    metrics |= {
         "vocab_size": tokenizer.vocab_size,
-        "sample": {
-            "documents": len(sample),
-            "bytes": sum(len(text.encode()) for _, text in sample),
-            "ids_sha256": digest,
-        },
         **measure(tokenizer, read_groups(inputs["documents"], "heldout"), peers),
     }
     progress(3, 3, "steps")
     return Result({"tokenizer": path}, metrics)
+
+
+def base_directory(base: str) -> Path:
+    """Where a model's tokenizer lies: in its directory, in the stage's `model/`, or where a run names its model."""
+    path = Path(base).expanduser()
+    if (path / "run.json").is_file():
+        path = path / str(read_json(path / "run.json")["model"])
+    return path / "model" if (path / "model" / "tokenizer.json").is_file() else path
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int = 8192) -> Tokenizer:

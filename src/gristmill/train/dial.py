@@ -61,7 +61,7 @@ def derive(size: str) -> Settings:
         "questions": {"max_facts": 500, "phrasings": 2},
         "evaluate": {"context": min(512, batch_tokens)},
         "sft": {"epochs": 1.5, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
-        "dpo": {"max_pairs": 768, "own_samples": 128},
+        "dpo": {"max_pairs": 640, "own_samples": 128},
     }
     if size == "tiny":
         settings |= _tiny(settings)
@@ -101,7 +101,7 @@ def _count(shape: dict[str, Any]) -> int:
 
 def _tokens(parameters: int) -> int:
     """Chinchilla's 20 tokens a parameter from 40M on; below, fewer, so that the small end ends in minutes."""
-    per_parameter = min(20.0, max(0.24, (parameters / 8.8e6) ** 2))
+    per_parameter = min(20.0, max(0.19, (parameters / 9.8e6) ** 2))
     return round(parameters * per_parameter / 1024) * 1024
 
 
