@@ -278,18 +278,23 @@ def main() -> None:
     result = [_line("ours", runs["ours"], batch_tokens, budget)]
     for peer, needed, tried in searches:
         name = f"peer x{peer.batch}"
-        line = _line(name, runs[name], batch_tokens * peer.batch, needed)
-        result.append(line | {**asdict(peer), "horizons": tried})
+        reached = math.isfinite(needed)  # if not, the longest run that failed is a lower bound
+        line = _line(
+            name, runs[name], batch_tokens * peer.batch, needed if reached else tried[-1][0]
+        )
+        result.append(line | {"reached": reached, **asdict(peer), "horizons": tried})
     fastest = min(result[1:], key=lambda line: line["seconds_to_loss"])
     speed = result[0]["tokens_per_s"] / max(line["tokens_per_s"] for line in result[1:])
     time = fastest["seconds_to_loss"] / result[0]["seconds_to_loss"]
     for line in result:
+        more = "" if line.get("reached", True) else "more than "
         print(
-            f"{line['name']:<10} {line['tokens_per_s']:>9,.0f} tokens/s, setup {line['setup_s']:.1f} s, "
-            f"{line['tokens_to_loss']:>12,.0f} tokens to the loss: {line['seconds_to_loss']:.0f} s"
+            f"{line['name']:<10} {line['tokens_per_s']:>9,.0f} tokens/s, setup {line['setup_s']:.1f} s; "
+            f"to the loss: {more}{line['tokens_to_loss']:,.0f} tokens, {line['seconds_to_loss']:.0f} s"
         )
     print(f"tokens/s: {speed:.2f}x the peer's (its fastest batch)")
-    print(f"time to held-out loss {target:.4f}: the peer's best takes {time:.2f}x ours")
+    more = "" if fastest["reached"] else "more than "
+    print(f"time to held-out loss {target:.4f}: the peer's best takes {more}{time:.2f}x ours")
     write_json(
         options.out,
         {
@@ -301,9 +306,10 @@ def main() -> None:
             "target_heldout_loss": target,
             "rounds": options.rounds,
             "tuning": tuned,
-            "results": _finite(result),
+            "results": result,
             "tokens_per_s_ratio": speed,
-            "time_to_loss_ratio": time if math.isfinite(time) else None,
+            "time_to_loss_ratio": time,
+            "time_to_loss_ratio_is_lower_bound": not fastest["reached"],
         },
     )
 
@@ -327,15 +333,6 @@ def _line(
         "seconds_to_loss": setup + needed * step / batch_tokens,
         "runs": runs,
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: what was never reached is null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _inputs(options: argparse.Namespace) -> tuple[Path, Path]:

@@ -36,6 +36,8 @@ def pair_rows(
             "prompt": [{"role": "user", "content": f"What of heap {i}?"}],
             "chosen": [{"role": "assistant", "content": f"heap {i} {good}"}],
             "rejected": [{"role": "assistant", "content": f"heap {i} {bad}"}],
+            "fact": f"f{i}",
+            "form": "sibling",
         }
         for i in range(start, start + count)
     ]
@@ -55,8 +57,8 @@ def inputs(tokenizer, tmp_path_factory) -> dict[str, Path]:
     write_jsonl(questions / "preferences.train.jsonl", pair_rows(64, 0, good, bad))
     write_jsonl(questions / "preferences.heldout.jsonl", pair_rows(24, 500, good, bad))
     talk = [
-        {"messages": [*row["prompt"], *row["chosen"]], "fact": "f", "form": "what"}
-        for row in pair_rows(6, 900, good, bad)
+        {"messages": [*row["prompt"], *row["chosen"]], "fact": row["fact"], "form": "what"}
+        for row in pair_rows(6, 0, good, bad) + pair_rows(3, 500, good, bad)
     ]
     write_jsonl(questions / "sft.train.jsonl", talk)
     return {name: root / name for name in ("model", "questions", "tokenizer")}
@@ -64,6 +66,7 @@ def inputs(tokenizer, tmp_path_factory) -> dict[str, Path]:
 
 def config(**settings) -> DPOConfig:
     chosen = {
+        "optimizer": "adamw",
         "lr_peak": 1e-3,
         "lr_embedding_peak": 1e-3,
         "warmup_steps": 2,
@@ -91,9 +94,10 @@ def weights(out: Path) -> str:
 def test_held_out_preferences_are_learned(whole):
     metrics = whole[1].metrics
     assert metrics["pairs_derived"] == 64
-    assert metrics["heldout_pairs"] == 24
-    assert metrics["heldout_accuracy_before"] <= 0.5
-    assert metrics["heldout_accuracy"] > 0.9
+    measured = metrics["heldout_by_form"]["sibling"]
+    assert measured["n"] == 24
+    assert measured["before"] <= 0.5
+    assert measured["after"] > 0.9
     first, last = metrics["history"][0], metrics["history"][-1]
     assert last["loss"] < first["loss"]
     assert last["reward_accuracy"] > 0.9
