@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from gristmill.data import NOT_FOUND, passage
+from gristmill.data import NOT_FOUND, described, passage
 from gristmill.data import questions as stage
 from gristmill.data.contrasts import choice_items
 from gristmill.data.facts import FactsConfig, extract
@@ -104,9 +104,7 @@ def test_closed_book_answers_are_parts_of_the_fact(files, by_id):
         asked, told = (message["content"] for message in row["messages"])
         assert told == answer(row["form"], fact)
         assert asked in questions(row["form"], fact)
-        known = (
-            f"{fact.name} {fact.summary} {fact.signature} {fact.example} {fact.returns} {fact.doc}"
-        )
+        known = f"{fact.name} {fact.name}: {fact.summary} {fact.signature} {fact.example} {fact.returns} {fact.doc}"
         words = set(told.replace("`", " ").replace("(", " ").replace(")", " ").split()) - {"python"}
         if row["form"] != "args":
             assert words <= set(known.replace("`", " ").replace("(", " ").replace(")", " ").split())
@@ -164,21 +162,34 @@ def test_most_grounded_rows_are_about_facts_outside_the_closed_book_list(files):
 
 def test_preferences_are_right_against_a_siblings_answer(files, by_id):
     own = {fact.summary: fact for fact in by_id.values() if fact.unique}
+    asked = {row["fact"] for row in files["sft.train"] if row["form"] == "what"}
     for name in ("preferences.train", "preferences.heldout"):
         for row in files[name]:
             fact = by_id[row["fact"]]
             chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
-            assert chosen == fact.summary != rejected
-            assert own[rejected].kind == fact.kind
-            assert row["seen"] == (fact.split == "train")
+            assert chosen == described(fact.name, fact.summary) != rejected
+            wrong = rejected.removeprefix(f"{fact.name}: ")
+            assert own[wrong].kind == fact.kind
+            assert row["seen"] == (fact.id in asked)
             if row["form"] == "grounded":
-                assert chosen in row["prompt"][0]["content"]
-                assert rejected in row["prompt"][0]["content"]
-    train = {row["fact"] for row in files["preferences.train"]}
-    heldout = {row["fact"] for row in files["preferences.heldout"]}
-    assert train.isdisjoint(heldout)
-    kept_back = {fact for fact in heldout if by_id[fact].split == "train"}
-    assert 0.03 < len(kept_back) / (len(train) + len(kept_back)) < 0.2
+                assert fact.summary in row["prompt"][0]["content"]
+                assert wrong in row["prompt"][0]["content"]
+
+
+def test_held_out_pairs_are_other_pairs(files, by_id):
+    """Of seen facts another wording with another wrong answer; of held-out facts nothing is trained on."""
+
+    def pairs(name):
+        return {
+            (row["prompt"][0]["content"], row["rejected"][0]["content"])
+            for row in files[f"preferences.{name}"]
+        }
+
+    assert {prompt for prompt, _ in pairs("train")}.isdisjoint(p for p, _ in pairs("heldout"))
+    assert {by_id[row["fact"]].split for row in files["preferences.train"]} == {"train"}
+    again = {row["fact"] for row in files["preferences.heldout"] if row["seen"]}
+    trained = {row["fact"] for row in files["preferences.train"] if row["seen"]}
+    assert 0.15 < len(again) / len(trained) < 0.45
 
 
 def test_choices_have_one_right_answer_among_four_of_one_kind_and_split(files, by_id):

@@ -13,8 +13,8 @@ from tests.stdlib_documents import document, stdlib_documents
 
 
 class Reader(LM):
-    """Answers with the second line of the passage whose title stands in the question, as a perfect reader
-    of our prompts would; refuses prompts over `limit` characters."""
+    """Answers with what the passage says of the name that stands in the question, as a perfect reader of our
+    prompts would; refuses prompts over `limit` characters."""
 
     def __init__(self, limit=10_000):
         self.limit, self.prompts = limit, []
@@ -25,12 +25,10 @@ class Reader(LM):
             raise RequestError("the prompt does not fit the context")
         body, _, question = messages[-1]["content"].rpartition("\n\nQuestion: ")
         for block in body.split("\n\n["):
-            title, _, rest = block.partition("\n")
-            if (
-                title.partition("] ")[2].split("(")[0] in question
-                or title[3:].split("(")[0] in question
-            ):
-                return self._say(rest.split("\n")[0])
+            line = block.split("\n")[1]
+            name, _, told = line.partition(": ")
+            if name in question:
+                return self._say(told)
         return self._say(NOT_FOUND)
 
     def _say(self, text):

@@ -63,21 +63,30 @@ def passages_with(fact: Fact, others: Sequence[Fact], rng: random.Random) -> lis
 
 
 def preference_pairs(
-    facts: Sequence[Fact], siblings: Siblings, seed: int, grounded_share: float, seen: bool
+    facts: Sequence[Fact],
+    siblings: Siblings,
+    seed: int,
+    grounded_share: float,
+    seen: bool,
+    other: bool = False,
 ) -> list[Row]:
-    """For each fact its name with its own summary against a sibling's, asked closed-book ("sibling"), and for about
-    `grounded_share` of the facts once more with the passages of both before the question ("grounded")."""
+    """For each fact its name with its own summary against a sibling's, asked closed-book ("sibling"), and for
+    about `grounded_share` of the facts once more with the passages of both before the question ("grounded").
+
+    With `other`, a second set about the same facts: other wordings, other siblings.
+    """
     rows: list[Row] = []
     for fact in facts:
-        rng = draw(seed, "preference", fact.id)
-        wrong = siblings.some(fact, 1, rng)
+        near = siblings.some(fact, 2, draw(seed, "siblings", fact.id))
+        wrong = near[1:] if other else near[:1]
         if not wrong:
             continue
-        question = rng.choice(questions("what", fact))
-        prompts = [("sibling", question)]
+        rng = draw(seed, "preference", other, fact.id)
+        wordings = questions("what", fact)[int(other) :: 2]
+        prompts = [("sibling", rng.choice(wordings))]
         if rng.random() < grounded_share:
             texts = passages_with(fact, wrong, rng)
-            prompts.append(("grounded", grounded(rng.choice(questions("what", fact)), texts)))
+            prompts.append(("grounded", grounded(rng.choice(wordings), texts)))
         rows += [
             {
                 "prompt": [{"role": "user", "content": prompt}],

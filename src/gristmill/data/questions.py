@@ -42,7 +42,7 @@ class QuestionsConfig(StageConfig):
     grounded_share: part of the training rows that carries passages. not_found_share: part of those whose
         passages do not hold the answer. dialogue_share: part of the training rows with two turns.
     max_answer_tokens, max_tokens: longer answers and rows are left out.
-    heldout_pairs_share: part of the seen facts whose preference pairs are kept for measuring.
+    heldout_pairs_share: part of the seen facts that have a second pair, for measuring.
     """
 
     seed: int = 0
@@ -55,7 +55,7 @@ class QuestionsConfig(StageConfig):
     dialogue_share: float = 0.05
     choices_seen: int = 400
     choices_heldout: int = 200
-    heldout_pairs_share: float = 0.1
+    heldout_pairs_share: float = 0.3
     max_answer_tokens: int = 64
     max_tokens: int = 384
 
@@ -141,7 +141,7 @@ def derive(
 
 def _askable(fact: Fact, config: QuestionsConfig, count: Callable[[str], int]) -> bool:
     whole = fact.unique and not fact.summary.endswith("…")
-    return whole and count(fact.summary) <= config.max_answer_tokens
+    return whole and count(answer("what", fact) or "") <= config.max_answer_tokens
 
 
 def choose(facts: Sequence[Fact], seed: int) -> list[Fact]:
@@ -186,21 +186,24 @@ def _pairs(
     config: QuestionsConfig,
 ) -> tuple[list[Row], list[Row]]:
     """(training, held-out) pairs. Facts outside the closed-book list give pairs with passages only: which of
-    two passages is meant can be learnt from them, what they say need not be known."""
-    kept_back = {
-        fact.id
-        for fact in seen
-        if draw(config.seed, "pair split", fact.id).random() < config.heldout_pairs_share
-    }
+    two passages is meant can be learnt from them, what they say need not be known. Held out are pairs of seen
+    facts in other wordings with other wrong answers, and pairs of facts that no training has seen.
+    """
     share = config.grounded_share
-    rows = preference_pairs(seen, Siblings(seen), config.seed, share, seen=True)
-    unseen = preference_pairs(heldout, Siblings(heldout), config.seed, share, seen=False)
+    known = Siblings(seen)
+    train = preference_pairs(seen, known, config.seed, share, seen=True)
     readers = preference_pairs(
         outside[: len(seen)], Siblings(outside), config.seed, grounded_share=1.0, seen=False
     )
-    train = [row for row in rows if row["fact"] not in kept_back]
     train += [row for row in readers if row["form"] == "grounded"]
-    return train, [row for row in rows if row["fact"] in kept_back] + unseen
+    again = [
+        fact
+        for fact in seen
+        if draw(config.seed, "pair split", fact.id).random() < config.heldout_pairs_share
+    ]
+    kept = preference_pairs(again, known, config.seed, share, seen=True, other=True)
+    unseen = preference_pairs(heldout, Siblings(heldout), config.seed, share, seen=False)
+    return train, kept + unseen
 
 
 class _Rows:
