@@ -84,7 +84,8 @@ def preference_pairs(
         rng = draw(seed, "preference", other, fact.id)
         wordings = questions("what", fact)[int(other) :: 2]
         prompts = [("sibling", rng.choice(wordings))]
-        if rng.random() < grounded_share:
+        told = all(one.summary in passage(one) for one in (fact, wrong[0]))
+        if rng.random() < grounded_share and told:
             texts = passages_with(fact, wrong, rng)
             prompts.append(("grounded", grounded(rng.choice(wordings), texts)))
         rows += [

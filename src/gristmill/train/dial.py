@@ -59,6 +59,7 @@ def derive(size: str) -> Settings:
             "lr_embedding_peak": 0.001,
         },
         "questions": {"max_facts": 500, "phrasings": 2},
+        "baselines": {"heldout_bytes": 240_000},  # what every model is measured on: seconds a model
         "evaluate": {"context": min(512, batch_tokens)},
         "sft": {"epochs": 1.5, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
         "dpo": {"max_pairs": 640, "own_samples": 128},
