@@ -29,7 +29,10 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    write_with(path, lambda temporary: temporary.write_bytes(data) and None)
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_with(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

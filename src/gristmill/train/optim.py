@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
                     if not state:
                         state["momentum"] = torch.zeros_like(parameter)
                     momenta.append(state["momentum"])
-                grads = [p.grad for p in parameters]
+                grads = [p.grad for p in parameters if p.grad is not None]
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
                 nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
                 updates = orthogonalize(torch.stack(nesterov), group["steps"], self.dtype)

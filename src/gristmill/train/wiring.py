@@ -19,6 +19,7 @@ The residual stream of D channels is divided at the start, with c = D/8:
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.model import ModelConfig, Transformer, generator_for
-from gristmill.model.transformer import Attention
+from gristmill.model.transformer import Attention, Block
 from gristmill.train.bigram import count_bigrams, factorize, refine
 
 MAX_VOCAB = 16_384  # the table is dense: 1 GiB of float32 at this size
@@ -103,7 +104,7 @@ def warm_start(
     # RMSNorm multiplies what a layer reads by these, since the stream's squared norm is known.
     scale_0 = (width / (rank + energy)) ** 0.5
     scale_1 = (width / (rank + 3 * energy)) ** 0.5
-    first, second = (network.model.layers[i].self_attn for i in range(2))
+    first, second = (cast(Block, layer).self_attn for layer in network.model.layers[:2])
     for head_index, (distance, target) in enumerate(((1, previous), (2, before))):
         _look_back(first, head_index, distance)
         _copy(first, head_index, own, target, 1 / scale_0)
