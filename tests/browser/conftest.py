@@ -25,8 +25,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
+    """Closed with the module: while playwright runs, its event loop forbids `asyncio.run` in other tests."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="the page is not tested: playwright is not installed"
     )

@@ -128,7 +128,8 @@ def seen(goal: Conversations, steps: int) -> Counter:
 @given(count=st.integers(1, 300), batch=st.sampled_from([1, 3, 8, 16]), epochs=st.integers(1, 3))
 def test_every_example_comes_once_an_epoch(count, batch, epochs):
     draw = random.Random(count)
-    examples = [([1 + i, *[7] * draw.randrange(9)], [True] * 2) for i in range(count)]
+    rows = [[1 + i, *[7] * draw.randrange(9)] for i in range(count)]
+    examples = [(ids, [True] * len(ids)) for ids in rows]
     steps = max(1, epochs * count // batch)
     found = seen(objective(examples, batch, steps), steps)
     assert sum(found.values()) == steps * batch
