@@ -37,7 +37,7 @@ class DPOConfig(OptimConfig):
     batch_pairs: PositiveInt = 16
     max_pairs: NonNegativeInt = 1024  # derived pairs used; the model's own come on top
     own_samples: NonNegativeInt = 256  # prompts it answers itself, to find its own worse answers
-    own_heldout: NonNegativeInt = 64  # as many of facts that no training pair is about
+    own_heldout: NonNegativeInt = 64  # as many of facts none of whose own answers is trained on
     own_max_tokens: PositiveInt = 48
     own_worse_below: float = 0.5
     max_tokens: PositiveInt = 384
@@ -190,7 +190,8 @@ def _own_answers(
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(training, held-out) pairs of the model's own worse answers; the held-out ones are about the facts whose
-    derived pairs are held out. Kept in out_dir/own.json, since they cost seconds to make again."""
+    second derived pairs are held out; the right answer of such a fact does stand in a training pair, the wrong
+    one does not. Kept in out_dir/own.json, since they cost seconds to make again."""
     place = out_dir / "own.json"
     if place.is_file():
         found = read_json(place)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
 from gristmill.data.contrasts import (
     Row,
     Siblings,
@@ -46,18 +48,18 @@ class QuestionsConfig(StageConfig):
     """
 
     seed: int = 0
-    max_facts: int = 2500
-    heldout_facts: int = 400
-    phrasings: int = 4
-    other_phrasings: int = 1
-    grounded_share: float = 0.35
-    not_found_share: float = 0.15
-    dialogue_share: float = 0.05
-    choices_seen: int = 400
-    choices_heldout: int = 200
-    heldout_pairs_share: float = 0.3
-    max_answer_tokens: int = 64
-    max_tokens: int = 384
+    max_facts: PositiveInt = 2500
+    heldout_facts: NonNegativeInt = 400
+    phrasings: PositiveInt = 4
+    other_phrasings: NonNegativeInt = 1
+    grounded_share: float = Field(0.35, ge=0, lt=0.95)
+    not_found_share: float = Field(0.15, ge=0, le=1)
+    dialogue_share: float = Field(0.05, ge=0, le=1)
+    choices_seen: NonNegativeInt = 400
+    choices_heldout: NonNegativeInt = 200
+    heldout_pairs_share: float = Field(0.3, ge=0, le=1)
+    max_answer_tokens: PositiveInt = 64
+    max_tokens: PositiveInt = 384
 
 
 def run(

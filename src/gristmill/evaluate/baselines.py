@@ -31,7 +31,7 @@ class BaselinesConfig(StageConfig):
 def run(
     config: BaselinesConfig, inputs: dict[str, Path], out_dir: Path, progress: Progress = quiet
 ) -> Result:
-    """Measure the four numbers and write `baselines.json`. Inputs: tokens, tokenizer."""
+    """Measure the three numbers and write `baselines.json`. Inputs: tokens, tokenizer."""
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     heldout = read_documents(inputs["tokens"], "heldout", tokenizer, config.heldout_bytes)
     train = read_documents(inputs["tokens"], "train", tokenizer, config.train_bytes)

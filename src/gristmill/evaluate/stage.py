@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from gristmill.errors import RequestError, WorkError
 from gristmill.evaluate.bits import bits_per_byte, total
 from gristmill.evaluate.choices import read_items, score_items
@@ -35,10 +37,10 @@ class EvaluateConfig(StageConfig):
     """
 
     seed: int = 0
-    context: int = 256
-    choices: int = 200
-    pairs: int = 200
-    passages: int = 3
+    context: PositiveInt = 256
+    choices: NonNegativeInt = 200
+    pairs: NonNegativeInt = 200
+    passages: PositiveInt = 3
     questions: tuple[str, ...] = ()
     seen_samples: int = 3
     heldout_samples: int = 2

@@ -102,7 +102,6 @@ LINE: dict[str, Node] = {
         "BaselinesConfig",
         "measure what xz and a 5-gram make of the held-out text",
         inputs={
-            "documents": ("data", "documents"),
             "tokens": ("tokens", "tokens"),
             "tokenizer": ("tokenizer", "tokenizer"),
         },

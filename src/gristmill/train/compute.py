@@ -18,7 +18,8 @@ def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """bfloat16 where its matmul is clearly faster than float32, else float32.
 
     Measured, never assumed: on a CPU with AVX512-BF16 bf16 is 2-3 times faster, on one without it
-    50-100 times slower, so the answer does not flicker. Takes about 20 ms.
+    50-100 times slower, so the answer does not flicker. Takes about 20 ms with hardware
+    bf16, some tenths of a second without.
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16

@@ -32,6 +32,7 @@ class OptimConfig(StageConfig):
     )
     lr_peak: NonNegativeFloat = 0.02  # of the hidden matrices
     lr_embedding_peak: NonNegativeFloat = 0.001  # of embeddings, norms and head
+    # Decay is of the hidden matrices alone.
     weight_decay: NonNegativeFloat = 0.0
     schedule: Schedule = "wsd"
     warmup_steps: NonNegativeInt = 20

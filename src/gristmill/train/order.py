@@ -57,13 +57,16 @@ def mixture(first: int, count: int, weights: list[float]) -> tuple[np.ndarray, n
 
     Returns (source, position in that source's own stream), both int64 [count]. Item k goes to the source
     whose share is furthest behind; within a cycle of 1,000 items each source gets its largest-remainder
-    share exactly, spread evenly, so a position is a closed form of k.
+    share exactly and at least one item, spread evenly, so a position is a closed form of k.
     """
     cycle = 1000
     share = np.asarray(weights, dtype=np.float64) / sum(weights) * cycle
     quota = np.floor(share).astype(np.int64)
     for source in np.argsort(-(share - quota), kind="stable")[: cycle - int(quota.sum())]:
         quota[source] += 1
+    for source in np.flatnonzero((quota == 0) & (share > 0)):  # a small source is still seen
+        quota[source] += 1
+        quota[quota.argmax()] -= 1
     slots = [
         ((turn + 0.5) / count_, source, turn)
         for source, count_ in enumerate(quota.tolist())
