@@ -3,8 +3,8 @@
 What a small model learns first is known: which token follows which, and, when the last two tokens were seen
 before in this text, to repeat what followed them (Olsson et al. 2022, "In-context learning and induction heads").
 Both can be written down. Embedding and head begin as the best low-rank bigram table (bigram.py); layer 0 begins
-with two heads that copy the codes of the previous tokens, layer 1 with one that looks those codes up. The network stays an ordinary one: only its initial
-values differ, and training may change every one of them.
+with two heads that copy the codes of the previous tokens, layer 1 with one that looks those codes up. The network
+stays an ordinary one: only its initial values differ, and training may change every one of them.
 
 The residual stream of D channels is divided at the start, with c = D/8:
 
