@@ -78,12 +78,8 @@ def train(
     parameters = [p for p in network.parameters() if p.requires_grad]
     checkpoints = out_dir / "checkpoints"
     metrics_path = out_dir / "metrics.jsonl"
-    state = {
-        "network": network.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "rows": "[]",
-    }
     first, rows = 0, []
+    state = _state(network, optimizers, rows)
     resumed = checkpoint.load_latest(checkpoints, state)
     if resumed is not None:
         first, rows = resumed, json.loads(state["rows"])
@@ -142,12 +138,7 @@ def train(
             rate = tokens_done / max(1e-9, time.monotonic() - started)
             progress(done, steps, "steps", **shown, tokens_per_s=rate)
             if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS and done < steps:
-                state = {
-                    "network": network.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "rows": json.dumps(rows),
-                }
-                checkpoint.save(checkpoints, done, state)
+                checkpoint.save(checkpoints, done, _state(network, optimizers, rows))
                 last_saved = time.monotonic()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise WorkError(
@@ -156,6 +147,19 @@ def train(
         )
     network.eval()
     return rows
+
+
+def _state(
+    network: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    rows: list[dict[str, float]],
+) -> dict[str, Any]:
+    """What a checkpoint holds; the step is its name."""
+    return {
+        "network": network.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "rows": json.dumps(rows),
+    }
 
 
 def discard_checkpoints(out_dir: Path) -> None:
