@@ -37,7 +37,7 @@ def pretrain(
 
         gristmill pretrain pyhelp --set size=tiny
 
-        gristmill pretrain pyhelp --set pretrain.steps=2000 --out runs/longer
+        gristmill pretrain pyhelp --set pretrain.tokens=2000000 --out runs/longer
     """
     start(
         recipe,

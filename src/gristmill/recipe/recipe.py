@@ -80,7 +80,7 @@ class Recipe:
     ) -> Recipe:
         """Read a recipe: a TOML file, a run directory, or the name of a shipped recipe.
 
-        overrides: dotted key -> value, as `--set` gives them ("size", "pretrain.steps").
+        overrides: dotted key -> value, as `--set` gives them ("size", "pretrain.tokens").
         Raises RequestError for what cannot be read, is no TOML, or names no stage of the line.
         """
         path = find(source)
