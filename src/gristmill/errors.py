@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What is wrong with a place that was named, rather than with the disk or the machine.
+_OF_THE_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
 
 
 class GristmillError(Exception):
@@ -28,6 +41,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """A hint that names the closest of `options`: ' Did you mean "x"?', or '' when none is close."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def refused_by_system(error: OSError) -> GristmillError:
+    """What the operating system refused, in one line: RequestError about a place that was named (it may
+    not be written, it is a file), WorkError about everything else (the disk is full)."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = f": {error.filename}" if error.filename else ""
+    kind = RequestError if error.errno in _OF_THE_PLACE else WorkError
+    return kind(f"the system refused: {what}{where}")
 
 
 def missing_extra(module: str, extra: str) -> RequestError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from gristmill.files import write_json
 from gristmill.lm import Request, SamplingParams
 from gristmill.retrieval import build
 from gristmill.serve import listen
-from tests.tiny_model import FACTS, LESSONS, QUESTIONS, taught_model
+from tests.tiny_model import FACTS, LESSONS, QUESTIONS, random_model, taught_model
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,27 @@ def test_generate_writes_the_engines_text(gristmill, run: Path) -> None:
     assert as_json["text"] == expected.text
     assert as_json["token_ids"] == list(expected.token_ids)
     assert as_json["finish_reason"] == expected.finish_reason
+
+
+def test_generate_says_which_model_of_a_run_it_asks(gristmill, run: Path) -> None:
+    """Of a run its base model, with the path of the one that is tuned to chat; else the one there is."""
+    assert gristmill("generate", run, "x", "--json").err == f"model: {run / 'dpo/model'}\n"
+    random_model().save(run / "pretrain" / "model")
+    try:
+        result = gristmill("generate", run, "x", "--json")
+    finally:
+        shutil.rmtree(run / "pretrain")
+    assert json.loads(result.out)["model"] == str(run / "pretrain/model")
+    assert f"tuned to chat is {run / 'dpo/model'}" in result.err
+
+
+def test_eval_shows_what_is_under_way(gristmill, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("What does heapq.nlargest do?")
+    result = gristmill("eval", run, "--text", tmp_path / "text", "--json")
+    assert set(json.loads(result.out)) == {"model", "bits"}
+    started, done = result.err.splitlines()
+    assert started == f"[1/1] bits: bits per byte ({run / 'dpo/model'})"
+    assert done.startswith("[1/1] bits: done in ")
 
 
 def test_generate_stops_at_a_string_with_an_escape(gristmill, run: Path) -> None:

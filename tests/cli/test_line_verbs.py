@@ -90,6 +90,8 @@ WRONG = [
     (["run", "--set", "tokenizer.vocab_size=many"], 'must be a whole number, not "many"'),
     (["run", "--set", "size=gigantic"], "size"),
     (["run", "--set", "data.path=/no/such/place"], "--set data.path: "),
+    (["run", "--set", "pretrain.base=/no/such"], "--set pretrain.base: no tokenizer at /no/such"),
+    (["run", "--verbose"], "add --dry-run"),
     (["run", "--until", "pretrian"], 'no stage "pretrian". Did you mean "pretrain"?'),
     (["run", "my-docs"], "data.path (the folder with your documents) is required"),
     (["run", "bad.toml"], "bad.toml is not valid TOML"),
@@ -190,8 +192,41 @@ def test_dry_run_shows_the_plan_and_changes_nothing(
     assert planned["recipe"]["data"]["path"] == str(tmp_path / "notes")
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
+    assert planned["does_not_fit"] == []
+
     table = said()
-    assert 'path = "' in table and "not run yet" in table and "Expect a factor of two" in table
+    first = f"An assistant for your documents\nReads {tmp_path / 'notes'}; writes runs/my-docs\n"
+    assert table.startswith(first) and "not run yet" in table and "Expect a factor of two" in table
+    assert "sources = " not in table and "--verbose" in table
+    verbose = said("--verbose")
+    assert verbose.startswith(first) and f'sources = []\npath = "{tmp_path / "notes"}"' in verbose
+
+
+def test_dry_run_says_what_does_not_fit_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["gristmill", "run", "--set", "size=100B", *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    planned = json.loads(said("--dry-run", "--json"))
+    rows = {row["stage"]: row for row in planned["stages"]}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert rows["pretrain"]["memory_bytes"] > 16 * 100e9 > memory
+    for stage in ("pretrain", "sft", "dpo", "quantize", "evaluate"):
+        assert rows[stage]["seconds"] is None, stage
+    assert rows["facts"]["seconds"] > 0
+    assert "pretrain, sft, dpo, quantize, evaluate would take up to" in planned["does_not_fit"][0]
+
+    monkeypatch.setattr("gristmill.recipe.estimate.free_disk", lambda path: 10**9)
+    table = said("--dry-run")
+    assert "This does not fit this machine: pretrain, sft" in table
+    assert "1 GB are free at runs/pyhelp" in table
+    assert "the time of what does not fit is not estimated" in table and " years" not in table
 
 
 @pytest.mark.parametrize("name", ["pyhelp", "my-docs"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill.data import Document, documents
+from gristmill.data import Document, documents, source_fingerprint
 from gristmill.data.build import BuildConfig, run
 from gristmill.errors import RequestError
 
@@ -314,6 +314,18 @@ def test_a_folder_with_nothing_usable_lists_the_reasons(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.parquet")), (
         "a refused build leaves no partial output"
     )
+
+
+def test_a_folder_without_anything_to_read_is_refused_before_the_work(tmp_path: Path) -> None:
+    """What a recipe asks before its first stage: the listing tells, nothing is read."""
+    config = BuildConfig(path=str(tmp_path))
+    with pytest.raises(RequestError, match="it is empty"):
+        source_fingerprint(config)
+    (tmp_path / "c.bin").write_bytes(b"\0")
+    with pytest.raises(RequestError, match=r"all 1 files were left out \(unsupported_format 1\)"):
+        source_fingerprint(config)
+    (tmp_path / "a.txt").write_text("words")
+    assert source_fingerprint(config)
 
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:

@@ -39,8 +39,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_block_is_marked(page: Path):
-    blocks_of(page)
+def test_every_block_is_marked_as_run_or_with_the_reason_why_not(page: Path):
+    blocks = blocks_of(page)  # refuses a block without a mark
+    fences = re.findall(r"^```bash$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(blocks) == len(fences)
+    assert all(block.reason if block.exit_code is None else block.commands for block in blocks)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,19 @@ def test_command_line(model, tmp_path, monkeypatch, capsys):
     assert [c["probability"] for c in shown["next"]] == pytest.approx(
         [c.probability for c in inspect(model, TEXT, 4).next]
     )
+    # of a run, the base model continues text; the one that is tuned to chat is named
+    model.save("runs/one/pretrain/model")
+    code, out, err = command(monkeypatch, capsys, "inspect", "runs/one", TEXT, "--json")
+    assert code == 0 and json.loads(out)["model"] == "runs/one/pretrain/model"
+    assert "tuned to chat is runs/one/dpo/model" in err
+    # a run or a model without a text is no text: its models are shown
+    code, out, _ = command(monkeypatch, capsys, "inspect", "runs/one")
+    assert code == 0 and "pretrain/model" in out and "dpo/model *" in out
+    assert 'gristmill inspect runs/one "import os"' in out
+    code, out, _ = command(monkeypatch, capsys, "inspect", "runs/one/dpo", "--json")
+    (shown,) = json.loads(out)["models"]
+    assert code == 0 and shown["model"] == "runs/one/dpo/model"
+    assert shown["parameters"] == model.config.num_parameters and shown["answers_chats"]
     # a model by name; brackets in the text are not markup
     code, out, _ = command(monkeypatch, capsys, "inspect", "runs/one/dpo/model", "[bold]x")
     assert code == 0 and "'['" in out and "perplexity" in out and "all others" in out

@@ -101,6 +101,13 @@ def broken(config: CountConfig, inputs: Any, out_dir: Path, progress: Progress =
     raise ZeroDivisionError("one by nothing")
 
 
+def hungry(config: CountConfig, inputs: Any, out_dir: Path, progress: Progress = quiet) -> Result:
+    import torch
+
+    torch.empty(10**15)
+    raise AssertionError("this machine has four petabytes of memory")
+
+
 def _module(name: str, run: Any, **more: Any) -> str:
     """Give a stage function a module of its own, as every stage of the real line has."""
     import sys
@@ -144,6 +151,10 @@ LINE = {
 BROKEN = {
     **LINE,
     "broken": Node(_module("broken", broken, CountConfig=CountConfig), "CountConfig", "fail"),
+}
+HUNGRY = {
+    **LINE,
+    "hungry": Node(_module("hungry", hungry, CountConfig=CountConfig), "CountConfig", "take all"),
 }
 
 

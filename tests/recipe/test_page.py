@@ -68,7 +68,9 @@ def read(html: str) -> Balance:
 def test_the_page_of_a_whole_run_shows_its_numbers() -> None:
     words = "".join(read(compose("Title", manifests())).words)
     for shown in (
-        "1.287",  # held-out bits per byte of the base model
+        "Bits per byte, base model" "1.287",  # held out
+        "Bits per byte, after DPO" "1.430" "the model that chat and serve use",
+        "after DPO; functions never asked about: 38.0%",
         "1.310",  # of xz with the training text
         "78.0", "96.5",  # four choices, closed book and with retrieval
         "chance 25%",
@@ -99,8 +101,11 @@ def test_a_run_that_stopped_early_has_a_page(last: str) -> None:
 def test_a_stage_that_measured_nothing_leaves_its_part_out(stage: str) -> None:
     some = manifests()
     some[stage]["metrics"] = {}
-    read(compose("Bare", some))
-    model_card("Bare", some)
+    bare = "".join(read(compose("Bare", some)).words)
+    whole = "".join(read(compose("Bare", manifests())).words)
+    said = headline(stage, METRICS[stage])
+    assert said in whole and said not in bare
+    assert len(model_card("Bare", some)) <= len(model_card("Bare", manifests()))
 
 
 def test_no_stage_at_all_still_gives_a_page() -> None:
@@ -167,9 +172,17 @@ def test_every_stage_has_a_headline_from_its_metrics(stage: str) -> None:
     assert headline("unknown", {"a": 1}) == ""
 
 
+def test_the_evaluations_headline_says_which_model_each_number_is_of() -> None:
+    said = headline("evaluate", METRICS["evaluate"])
+    assert said.startswith("bits per byte 1.287 (base model), 1.430 (after DPO), closed book 78.0%")
+    only_base = {"bits_per_byte": {"base": 1.287, "xz": 1.79}}
+    assert headline("evaluate", only_base) == "bits per byte 1.287 (base model)"
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"),
+     (172_799, "47 h 59 min"), (302_400, "3.5 days"), (6.3e10, "1,996 years")],
 )  # fmt: skip
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

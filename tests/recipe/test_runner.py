@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_line import BROKEN, LINE, dial
+from small_line import BROKEN, HUNGRY, LINE, dial
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.files import hash_path
@@ -154,6 +155,38 @@ def test_a_defect_of_a_stage_is_reported_with_its_traceback_on_disk(
     assert (tmp_path / "run/total/manifest.json").exists()  # what was done stays done
 
 
+def test_a_stage_that_gets_no_memory_says_so_and_leaves_no_traceback(
+    tmp_path: Path, recipe_file: Path
+) -> None:
+    recipe = Recipe.load(recipe_file, line=HUNGRY, dial=dial)
+    with pytest.raises(WorkError) as error:
+        recipe.run(tmp_path / "run")
+    assert str(error.value).startswith("stage hungry needs more memory than this machine has left.")
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "run/hungry/error.txt").exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_wrong_request(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run/.lock").mkdir(parents=True)
+    for place, said in (("file/run", "Not a directory"), ("run", "Is a directory")):
+        with pytest.raises(RequestError) as error:
+            load().run(tmp_path / place)
+        assert str(error.value).startswith(f"cannot work in {tmp_path / place}: ")
+        assert said in str(error.value) and "--out" in str(error.value)
+
+
+def test_a_disk_that_is_full_between_stages_is_failed_work(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("gristmill.recipe.runner.write_json", full)
+    with pytest.raises(WorkError, match=r"No space left on device.*Free some space"):
+        load().run(tmp_path / "run")
+
+
 def test_plan_says_what_a_run_then_does(load: Load, tmp_path: Path) -> None:
     def planned(recipe: Recipe, **options: Any) -> dict[str, tuple[str, str]]:
         found = plan(recipe, recipe.resolve(), tmp_path / "run", **options)
@@ -186,8 +219,14 @@ def test_lineage_leads_from_the_model_back_to_the_first_stage(load: Load, tmp_pa
     assert origin["config"]["word"] == "grist"
     assert parent["sha256"] == hash_path(tmp_path / "run/count/count.json")
     assert origin["from"] == []
+    assert lineage(tmp_path / "run", "total/model/weights.txt")["from"] == chain["from"]
     with pytest.raises(RequestError, match=r'no finished stage "totl"\. Did you mean "total"'):
         lineage(tmp_path / "run", "totl")
+    for invented in ("total/nope", "total/model/nope"):
+        with pytest.raises(RequestError) as error:
+            lineage(tmp_path / "run", invented)
+        assert f'has no "{invented}"' in str(error.value)
+        assert "The stage total made: total/total.json, total/model." in str(error.value)
 
 
 def test_saved_recipe_runs_again_to_the_same_keys(load: Load, tmp_path: Path) -> None:

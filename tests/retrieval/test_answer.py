@@ -153,3 +153,45 @@ def test_citations_follow_the_stated_rule():
     assert supports("x", []) == ()
     named = passage_of("anything", "heapq.nlargest")
     assert supports("`heapq.nlargest`", [named, other]) == (named,)
+
+
+class Says(Reader):
+    """Says one thing whatever is asked."""
+
+    def __init__(self, text, finish_reason="stop"):
+        super().__init__()
+        self.text, self.finish_reason = text, finish_reason
+
+    def chat(self, messages, params=None):
+        return Completion(self.text, (1,), self.finish_reason, 1)
+
+
+def test_words_that_no_passage_holds_are_followed_by_the_best_passage(index):
+    said = "Counterfeit banknotes, mostly."
+    found = answer(Says(said), index, "What does `heapq.nlargest` do?")
+    best = found.passages[0]
+    assert found.text == f"{said}\n\nThe documents say:\n\n{best.text}"
+    assert best.title == "heapq.nlargest"
+    assert (found.citations, found.found, found.quoted) == ((best,), True, True)
+    *pieces, last = answer_stream(Says(said), index, "What does `heapq.nlargest` do?")
+    assert "".join(pieces) == last.text
+    assert last == found
+
+
+def test_words_that_ended_for_want_of_room_are_followed_by_the_best_passage(index):
+    said = "Find the n largest elements in a dataset."
+    whole, cut = (
+        answer(Says(said, reason), index, "What does `heapq.nlargest` do?")
+        for reason in ("stop", "length")
+    )
+    assert (whole.text, whole.quoted) == (said, False)
+    assert cut.quoted
+    assert cut.text.endswith(cut.passages[0].text)
+
+
+def test_a_name_that_is_in_the_documents_is_never_denied(index):
+    found = answer(Says(NOT_FOUND), index, "What does `heapq.nlargest` do?")
+    assert found.found
+    assert found.quoted
+    assert found.citations[0].title == "heapq.nlargest"
+    assert found.text.endswith(found.passages[0].text)

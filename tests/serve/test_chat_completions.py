@@ -255,6 +255,10 @@ def test_undocumented_fields_are_accepted_with_a_warning(url: str) -> None:
         ("top_p", {"top_p": 0}),
         ("max_tokens", {"max_tokens": 0}),
         ("max_tokens", {"max_tokens": 1.5}),
+        ("max_tokens", {"max_tokens": 384}),  # the whole context: no room for a prompt
+        ("max_tokens", {"max_tokens": 10**9}),
+        ("max_completion_tokens", {"max_completion_tokens": 384, "max_tokens": 3}),
+        ("max_tokens", {"max_tokens": 384, "retrieval": True}),
         ("max_completion_tokens", {"max_completion_tokens": -4}),
         ("top_logprobs", {"top_logprobs": 3}),
         ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
@@ -306,6 +310,23 @@ def test_the_sdk_sees_the_error(client: OpenAI) -> None:
     assert "384" in str(caught.value)
     with pytest.raises(openai.NotFoundError, match="gpt-4"):
         client.chat.completions.create(model="gpt-4", messages=MESSAGES)
+
+
+def test_an_answer_of_the_length_asked_for_must_fit(client: OpenAI, engine: Engine) -> None:
+    """As OpenAI does it: refused when prompt and max_tokens exceed the context, to the token. Without
+    max_tokens an answer may take all that is left."""
+    room = 384 - len(engine.tokenizer.chat_ids(MESSAGES, add_generation_prompt=True))
+
+    def ask(**limit: int) -> openai.types.chat.ChatCompletion:
+        return client.chat.completions.create(
+            model="tiny", messages=MESSAGES, temperature=2, seed=1, **limit
+        )
+
+    assert ask().usage.total_tokens <= 384
+    assert ask(max_tokens=room).choices == ask().choices
+    with pytest.raises(openai.BadRequestError, match=f"leaves {room}") as caught:
+        ask(max_tokens=room + 1)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
 
 
 def test_parts_and_developer_messages_are_understood(client: OpenAI, engine: Engine) -> None:

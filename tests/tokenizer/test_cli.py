@@ -50,6 +50,8 @@ def test_train_encode_decode_stats(command, texts, tmp_path, monkeypatch):
     assert command("encode", out, "-")[1].split() == ids
     code, shown, _ = command("decode", out, *ids)
     assert code == 0 and shown == text + "\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(ids)))
+    assert command("decode", out, "-")[1] == text + "\n"
 
     code, shown, _ = command("stats", out, documents, "--json")
     assert code == 0
@@ -64,7 +66,7 @@ def test_train_encode_decode_stats(command, texts, tmp_path, monkeypatch):
     [
         (("encode", "nowhere", "x"), "no tokenizer at nowhere"),
         (("decode", "SAVED", "1500"), "there is no token 1500: ids go from 0 to 1499"),
-        (("decode", "SAVED", "x"), "Invalid value for 'ids'"),
+        (("decode", "SAVED", "x"), "'x' is no token id"),
         (("stats", "SAVED"), "holds no documents"),
         (("stats", "SAVED", "--peer", "gpt2"), "--peer takes NAME=FILE"),
         (("stats", "SAVED", "--peer", "gpt2=nowhere.bpe"), "there is no file nowhere.bpe"),

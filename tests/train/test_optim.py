@@ -108,8 +108,20 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(tied):
 def test_adamw_for_all_uses_the_matrices_own_rate_and_decay():
     config = OptimConfig(optimizer="adamw", lr_peak=0.3, lr_embedding_peak=0.2, weight_decay=0.1)
     rest, matrices = build_optimizers(network(), config, torch.float32)
-    assert [(g["lr"], g["weight_decay"]) for g in matrices.param_groups] == [(0.3, 0.1)]
+    assert {(g["lr"], g["weight_decay"]) for g in matrices.param_groups} == {(0.3, 0.1)}
     assert [(g["lr"], g["weight_decay"]) for g in rest.param_groups] == [(0.2, 0.0)]
+
+
+def test_attention_of_the_first_two_layers_has_a_rate_of_its_own():
+    net = network()
+    config = OptimConfig(lr_peak=0.3, lr_copying=0.5)
+    _, matrices = build_optimizers(net, config, torch.float32)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in matrices.param_groups for p in g["params"]}
+    assert {name for name, lr in rates.items() if lr == 0.15} == {
+        f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qkvo"
+    }
+    assert {lr for name, lr in rates.items() if "mlp" in name} == {0.3}
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

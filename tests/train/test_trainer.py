@@ -32,6 +32,8 @@ STEPS, LOG_EVERY = 24, 3
 class Copying:
     """Predict the token before: batches are a function of the step, rows differ in their targets' number."""
 
+    counts = "letters"
+
     def __init__(self, targets_per_row: int = 15) -> None:
         self.targets_per_row = targets_per_row
 
@@ -103,6 +105,17 @@ def checkpoint_at_every_row(monkeypatch):
 def same(a: Transformer, b: Transformer) -> bool:
     pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
     return all(m == n and torch.equal(x, y) for (m, x), (n, y) in pairs)
+
+
+def test_the_speed_that_is_shown_is_of_what_the_objective_counts(tmp_path):
+    shown: list[set[str]] = []
+
+    def progress(done: float, total: float, unit: str = "", **values: Any) -> None:
+        shown.append({name for name in values if name.endswith("_per_s")})
+
+    config = OptimConfig(lr_peak=0.01, compute_dtype="float32")
+    train(fresh(), Copying(), config, steps=2, out_dir=tmp_path, progress=progress)
+    assert shown and all(names == {"letters_per_s"} for names in shown)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from gristmill.errors import RequestError
 from gristmill.model import ModelConfig, Transformer, initialize
-from gristmill.train.wiring import check, warm_start
+from gristmill.train.wiring import check, spread_codes, warm_start
 from tests.train.test_bigram import conditional_entropy, markov
 
 VOCAB = 512
@@ -46,14 +46,25 @@ def wired(tokens: np.ndarray, **shape) -> Transformer:
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("share", "shape"),  # how much is repeated: the codes of a narrow stream lie closer
     [
-        {},
-        {"num_kv_heads": 4},
-        {"hidden_size": 192, "num_heads": 3, "num_kv_heads": 1, "head_dim": 64, "num_layers": 3},
+        (0.6, {}),
+        (0.6, {"num_kv_heads": 4}),
+        (
+            0.6,
+            {
+                "hidden_size": 192,
+                "num_heads": 3,
+                "num_kv_heads": 1,
+                "head_dim": 64,
+                "num_layers": 3,
+            },
+        ),
+        (0.3, {"hidden_size": 64, "num_heads": 2, "num_kv_heads": 2}),
+        (0.6, {"hidden_size": 640, "num_heads": 10, "num_kv_heads": 2, "head_dim": 64}),
     ],
 )
-def test_a_random_sequence_said_twice_is_predicted_the_second_time(shape):
+def test_a_random_sequence_said_twice_is_predicted_the_second_time(share, shape):
     network = wired(stream(400_000, seed=1), **shape)
     half = torch.from_numpy(
         np.stack([stream(100, seed=10 + row) for row in range(8)]).astype(np.int64)
@@ -66,8 +77,18 @@ def test_a_random_sequence_said_twice_is_predicted_the_second_time(shape):
     losses = losses.view(8, -1)
     # Two tokens must have been seen again before what followed them is known.
     assert right[:, :99].mean() < 0.1
-    assert right[:, 102:].mean() > 0.5
+    assert right[:, 102:].mean() > share
     assert losses[:, 102:].mean() < losses[:, :99].mean() - 2
+
+
+def test_codes_lie_further_apart_than_random_ones():
+    codes = spread_codes(2048, 24, torch.Generator().manual_seed(0))
+    random = F.normalize(torch.randn(2048, 24, generator=torch.Generator().manual_seed(0)), dim=1)
+    torch.testing.assert_close(codes.norm(dim=1), torch.ones(2048))
+    nearest, by_chance = (
+        (table @ table.T).fill_diagonal_(-1).max(1).values.mean() for table in (codes, random)
+    )
+    assert nearest < by_chance - 0.15
 
 
 def test_without_the_wiring_nothing_is_repeated():
@@ -98,7 +119,7 @@ def test_the_network_is_the_bigram_table_where_nothing_repeats():
     with torch.inference_mode():
         logits = network(rows[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
-    assert loss < limit + 0.35
+    assert loss < limit + 0.6
     assert loss < math.log(96) - 1
 
 
@@ -117,8 +138,7 @@ def test_the_same_seed_gives_the_same_bits():
         (dict(vocab_size=20_000), "at most 16384 tokens"),
         (dict(qk_norm=False), "qk_norm = true"),
         (dict(head_dim=16), "head_dim of at least 32"),
-        (dict(hidden_size=100), "a multiple of 8"),
-        (dict(hidden_size=1024, head_dim=64), "head_dim of at least hidden_size / 8"),
+        (dict(hidden_size=32), "hidden_size of at least 64"),
     ],
 )
 def test_shapes_without_room_for_the_heads_are_refused_with_the_way_out(shape, said):

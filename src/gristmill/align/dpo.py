@@ -20,7 +20,7 @@ from gristmill.formats import Model, save_hf
 from gristmill.model import Transformer
 from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
-from gristmill.train import OptimConfig, discard_checkpoints, epoch_order, resolve_dtype, train
+from gristmill.train import OptimConfig, epoch_order, resolve_dtype, train
 
 
 class DPOConfig(OptimConfig):
@@ -49,6 +49,8 @@ class DPOConfig(OptimConfig):
 class Preferences:
     """Pairs with the reference's log-probabilities, computed once. The loss is normalized by pairs."""
 
+    counts = "pairs"
+
     def __init__(
         self,
         pairs: Sequence[Pair],
@@ -57,6 +59,7 @@ class Preferences:
         config: DPOConfig,
     ) -> None:
         self.pairs, self.reference, self.heldout, self.config = pairs, reference, heldout, config
+        self.measured: dict[str, float] = {}  # the last evaluation
 
     def batch(self, step: int) -> list[int]:
         size = self.config.batch_pairs
@@ -95,8 +98,8 @@ class Preferences:
         }
 
     def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
-        found = accuracies(network, self.heldout, dtype)
-        return {"heldout_accuracy": found["all"]} if found else {}
+        self.measured = accuracies(network, self.heldout, dtype)
+        return {"heldout_accuracy": self.measured["all"]} if self.measured else {}
 
 
 def accuracies(network: Transformer, pairs: Sequence[Pair], dtype: torch.dtype) -> dict[str, float]:
@@ -141,7 +144,7 @@ def run(
         )
     measured = [*_spread(kept_back, config.evaluation_pairs), *own_kept_back]
     heldout, _ = encode(measured, tokenizer, limit)
-    dtype = resolve_dtype(config.compute_dtype)
+    dtype = resolve_dtype(config.compute_dtype, out_dir)
     network = model.network
     reference = pair_logprobs(network, pairs, dtype)
     objective = Preferences(pairs, reference, heldout, config)
@@ -156,9 +159,10 @@ def run(
         progress=progress,
         evaluations=config.evaluations,
     )
-    after = accuracies(network, heldout, dtype)
+    if not objective.measured:  # no evaluation was asked for, or none was left when it resumed
+        objective.evaluate(network, dtype)
+    after = objective.measured
     save_hf(network, out_dir / "model", tokenizer)
-    discard_checkpoints(out_dir)
     return Result(
         {"model": out_dir / "model"},
         {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,11 @@ from gristmill.errors import RequestError, nearest
 if TYPE_CHECKING:
     from gristmill.formats import Model
 
-_TASKS = ("bits", "choices", "preferences")
+_TASKS = {
+    "bits": "bits per byte",
+    "choices": "the four-way test",
+    "preferences": "which of two answers it finds likelier",
+}
 
 
 def evaluate(
@@ -49,21 +56,35 @@ def evaluate(
             "a text to measure it on: --text FILE"
         )
     loaded = Model.load(model)
-    result: dict[str, Any] = {"model": str(loaded.path)}
     if text is not None:
-        result["bits"] = _bits_of_text(loaded, text, context)
+        measured = _measure(loaded, {"bits": lambda: _bits_of_text(loaded, text, context)})
     else:
-        for task in wanted:
-            err.print(f"measuring {task} …", style="dim")
-            result[task] = _MEASURE[task](loaded, run, context)
+        work = {task: partial(_MEASURE[task], loaded, run, context) for task in wanted}
+        measured = _measure(loaded, work)
+    result = {"model": str(loaded.path), **measured}
     if as_json:
         show_json(result)
     else:
         _show(result)
 
 
+def _measure(model: Model, work: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Each task's numbers, shown under way as the stages of a run are."""
+    from gristmill.recipe.view import Live, Plain
+
+    measured = {}
+    with Live(err) if err.is_terminal else Plain(err) as view:
+        view.begin({task: _TASKS[task] for task in work})
+        for task, measure in work.items():
+            view.started(task, str(model.path))
+            started = time.perf_counter()
+            measured[task] = measure()
+            view.finished(task, {"metrics": {}, "seconds": time.perf_counter() - started})
+    return measured
+
+
 def _wanted(tasks: str | None, text: Path | None) -> list[str]:
-    named = _TASKS if tasks is None else tuple(task.strip() for task in tasks.split(","))
+    named = tuple(_TASKS) if tasks is None else tuple(task.strip() for task in tasks.split(","))
     for task in named:
         if task not in _TASKS:
             raise RequestError(

@@ -46,7 +46,7 @@ def generate(
         bool, typer.Option("--json", help="One JSON document on standard output.")
     ] = False,
 ) -> None:
-    """Continue PROMPT with MODEL.
+    """Continue PROMPT with MODEL; of a run, with its base model.
 
     Only the new text goes to standard output.
 
@@ -74,10 +74,11 @@ def generate(
     if logprobs is not None and not as_json:
         raise RequestError("--logprobs are shown by --json; add it")
 
+    from gristmill.cli.source import for_raw_text
     from gristmill.engine import Engine
     from gristmill.formats import Model
 
-    loaded = Model.load(model)
+    loaded = Model.load(for_raw_text(model))
     engine = Engine(loaded)
     request = Request(sys.stdin.read() if prompt == "-" else prompt, params)
     completion: Completion | None = None

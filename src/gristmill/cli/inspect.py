@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gristmill.cli.console import err, out, show_json
+from gristmill.cli.console import out, show_json
 
 if TYPE_CHECKING:
     from gristmill.engine import Inspection
@@ -24,23 +26,82 @@ def inspect(
 ) -> None:
     """Show what MODEL expects after TEXT, and each token's probability and surprisal.
 
-    Examples: `gristmill inspect "The capital of France is"`,
+    Of a run, the base model is asked: it continues text, the later ones answer. A model or run
+    without TEXT shows which models are there.
+
+    Examples: `gristmill inspect "The capital of France is"`, `gristmill inspect runs/pyhelp`,
     `gristmill inspect runs/pyhelp "import os" --top 5`
     """
     from dataclasses import asdict
 
+    from gristmill.cli.source import for_raw_text
     from gristmill.engine import inspect as read
     from gristmill.formats import Model, newest_run
 
+    if text is None and _is_model(model_or_text):
+        _show_models(model_or_text, as_json)
+        return
     source = model_or_text if text is not None else str(newest_run())
     text = text if text is not None else model_or_text
-    model = Model.load(source)
+    model = Model.load(for_raw_text(source))
     seen = read(model, text, top)
     if as_json:
         show_json({"model": str(model.path), "text": text, **asdict(seen)})
         return
-    err.print(f"model: {model.path}", style="dim", soft_wrap=True)
     _show(seen)
+
+
+def _is_model(given: str) -> bool:
+    """Whether the only argument is a run or model directory rather than a text."""
+    path = os.path.expanduser(given)
+    marks = ("run.json", "recipe.toml", "config.json", "model/config.json")
+    return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
+
+
+def _show_models(source: str, as_json: bool) -> None:
+    """The models of a run, or the one of a model directory; the run's own is the one to chat with."""
+    from gristmill.formats import load_config, resolve
+    from gristmill.recipe import LINE
+    from gristmill.recipe.headline import amount
+
+    own = resolve(source)
+    run = Path(source).expanduser()
+    made = [run / stage / "model" for stage in LINE]
+    found = [path for path in made if (path / "config.json").is_file()] or [own]
+    rows: list[dict[str, Any]] = []
+    for path in found:
+        config = load_config(path)
+        node = LINE.get(path.parent.name)
+        rows.append(
+            {
+                "model": str(path),
+                "parameters": config.num_parameters,
+                "context": config.max_seq_len,
+                "vocabulary": config.vocab_size,
+                "stage_does": node.does if node else "",
+                "answers_chats": path == own,
+            }
+        )
+    if as_json:
+        show_json({"models": rows})
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"Models in {source}", title_justify="left", box=box.SIMPLE)
+    for heading in ("model", "parameters", "context", "what its stage does"):
+        table.add_column(heading, no_wrap=heading == "model")
+    for row in rows:
+        path = Path(row["model"])
+        name = path.relative_to(run) if path.is_relative_to(run) else path
+        mark = " *" if row["answers_chats"] else ""
+        shape = (amount(row["parameters"]), f"{row['context']:,}")
+        table.add_row(f"{name}{mark}", *shape, row["stage_does"])
+    out.print(table)
+    if len(rows) > 1:
+        out.print("* is the model that chat, serve and eval take.")
+    example = f'gristmill inspect {source} "import os"'
+    out.print(f"Give a text to see what it expects next: {example}", markup=False, soft_wrap=True)
 
 
 def _show(seen: Inspection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from gristmill.cli.run import (
     OutOption,
     RecipeArgument,
     SetOption,
+    VerboseOption,
     VerifyOption,
     start,
 )
@@ -22,15 +24,27 @@ from gristmill.errors import RequestError, nearest
 METHODS = {"dpo": "dpo"}
 
 
-def pretrain(
-    recipe: RecipeArgument = "pyhelp",
-    out_dir: OutOption = None,
-    settings: SetOption = None,
-    from_stage: FromOption = None,
-    dry_run: DryRunOption = False,
-    verify: VerifyOption = False,
-    json_output: JsonOption = False,
-) -> None:
+def _as_far_as(stage: str, help_text: str) -> Callable[..., None]:
+    """The command that runs a recipe until `stage` is done."""
+
+    def command(
+        recipe: RecipeArgument = "pyhelp",
+        out_dir: OutOption = None,
+        settings: SetOption = None,
+        from_stage: FromOption = None,
+        dry_run: DryRunOption = False,
+        verbose: VerboseOption = False,
+        verify: VerifyOption = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        start(recipe, out_dir, settings, from_stage, stage, dry_run, verbose, verify, as_json)
+
+    command.__doc__ = help_text
+    return command
+
+
+pretrain = _as_far_as(
+    "pretrain",
     """Run a recipe as far as the base model: documents, tokenizer, tokens, pretraining.
 
     Examples:
@@ -38,28 +52,11 @@ def pretrain(
         gristmill pretrain pyhelp --set size=tiny
 
         gristmill pretrain pyhelp --set pretrain.tokens=2000000 --out runs/longer
-    """
-    start(
-        recipe,
-        out_dir,
-        settings or (),
-        from_stage=from_stage,
-        until="pretrain",
-        dry_run=dry_run,
-        verify=verify,
-        as_json=json_output,
-    )
+    """,
+)
 
-
-def sft(
-    recipe: RecipeArgument = "pyhelp",
-    out_dir: OutOption = None,
-    settings: SetOption = None,
-    from_stage: FromOption = None,
-    dry_run: DryRunOption = False,
-    verify: VerifyOption = False,
-    json_output: JsonOption = False,
-) -> None:
+sft = _as_far_as(
+    "sft",
     """Run a recipe as far as the chat model: supervised fine-tuning and what it needs.
 
     Examples:
@@ -67,17 +64,8 @@ def sft(
         gristmill sft pyhelp --set size=tiny
 
         gristmill sft pyhelp --from sft --set sft.epochs=3
-    """
-    start(
-        recipe,
-        out_dir,
-        settings or (),
-        from_stage=from_stage,
-        until="sft",
-        dry_run=dry_run,
-        verify=verify,
-        as_json=json_output,
-    )
+    """,
+)
 
 
 def align(
@@ -89,8 +77,9 @@ def align(
     settings: SetOption = None,
     from_stage: FromOption = None,
     dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
     verify: VerifyOption = False,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe as far as the aligned model: preference optimization and what it needs.
 
@@ -105,13 +94,5 @@ def align(
             f'--method: there is no method "{method}".{nearest(method, METHODS)} '
             f"Methods: {', '.join(METHODS)}."
         )
-    start(
-        recipe,
-        out_dir,
-        settings or (),
-        from_stage=from_stage,
-        until=METHODS[method],
-        dry_run=dry_run,
-        verify=verify,
-        as_json=json_output,
-    )
+    until = METHODS[method]
+    start(recipe, out_dir, settings, from_stage, until, dry_run, verbose, verify, as_json)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from gristmill import __version__
-from gristmill.errors import GristmillError, RequestError, nearest
+from gristmill.errors import GristmillError, RequestError, WorkError, nearest, refused_by_system
 
 # verb -> (module under gristmill.cli, attribute, what it does in one line). The attribute is a
 # command function, or a typer.Typer: a group of sub-verbs.
@@ -106,18 +106,26 @@ def main() -> None:
     try:
         dispatch(arguments)
     except GristmillError as error:
-        if "--json" in arguments:
-            from gristmill.cli.console import show_json
-
-            show_json({"error": str(error), "exit_code": error.exit_code})
-        print(f"gristmill: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error, arguments)
     except KeyboardInterrupt:
         print("gristmill: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader left (`| head`); keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _fail(refused_by_system(error), arguments)
+    except MemoryError:
+        _fail(WorkError("this machine has not enough memory for it"), arguments)
+
+
+def _fail(error: GristmillError, arguments: list[str]) -> NoReturn:
+    if "--json" in arguments:
+        from gristmill.cli.console import show_json
+
+        show_json({"error": str(error), "exit_code": error.exit_code})
+    print(f"gristmill: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gristmill.cli.console import out, show_json
 from gristmill.recipe import Recipe
-from gristmill.recipe.estimate import BASIS, Estimate, estimate
+from gristmill.recipe.estimate import BASIS, Estimate, estimate, shortages
 from gristmill.recipe.headline import amount, duration
 from gristmill.recipe.runner import Judgement, plan
 
@@ -23,13 +23,23 @@ def show_plan(
     from_stage: str | None,
     until: str | None,
     verify: bool,
+    verbose: bool,
     as_json: bool,
 ) -> None:
-    """Print the plan (and the resolved recipe, unless as JSON, where it is a part). Changes nothing."""
+    """Print the plan, what it would take, and what this machine lacks for it. Changes nothing.
+
+    verbose: the resolved recipe too; with as_json it is always a part.
+    """
     configs = recipe.resolve()
     run_dir = recipe.directory(out_dir)
     judgements = plan(recipe, configs, run_dir, from_stage=from_stage, until=until, verify=verify)
     estimates = estimate(configs, run_dir)
+    running = {
+        j.stage: estimates[j.stage]
+        for j in judgements
+        if j.action != "skip" and j.stage in estimates
+    }
+    lacking = shortages(running, run_dir)
     if as_json:
         show_json(
             {
@@ -37,23 +47,43 @@ def show_plan(
                 "stages": [_row(j, estimates.get(j.stage)) for j in judgements],
                 "recipe": {s: config.model_dump(mode="json") for s, config in configs.items()},
                 "estimates": BASIS,
+                "does_not_fit": lacking,
             }
         )
         return
-    out.print(f"# {run_dir}/recipe.toml", style="dim", markup=False)
-    out.print(recipe.to_toml(configs), markup=False, soft_wrap=True)
+    out.print(recipe.title, style="bold", markup=False, soft_wrap=True)
+    out.print(
+        f"Reads {_sources(configs['data'])}; writes {run_dir}\n", markup=False, soft_wrap=True
+    )
     out.print(_table(recipe, judgements, estimates))
-    running = [
-        estimates[j.stage] for j in judgements if j.action != "skip" and j.stage in estimates
-    ]
-    known = [one for one in running if one.seconds is not None]
-    if known:
-        time = duration(sum(one.seconds or 0 for one in known))
-        memory = amount(max(one.memory_bytes or 0 for one in running), "bytes")
-        disk = amount(sum(one.disk_bytes or 0 for one in running), "bytes")
-        out.print(f"\nAbout {time}, {memory} of memory, {disk} on disk. {BASIS}", soft_wrap=True)
-    elif not running:
+    if running:
+        out.print(f"\n{_summary(list(running.values()))}", soft_wrap=True)
+    else:
         out.print("\nNothing to do: every stage is finished and unchanged.")
+    if lacking:
+        cure = "Choose a smaller --set size=…, or a machine that has it."
+        out.print(f"\n{' '.join(lacking)} {cure}", style="yellow", markup=False, soft_wrap=True)
+    if verbose:
+        out.print(f"\n# {run_dir}/recipe.toml", style="dim", markup=False)
+        out.print(recipe.to_toml(configs), markup=False, soft_wrap=True)
+    else:
+        out.print("--verbose shows every setting.", style="dim")
+
+
+def _sources(data: Any) -> str:
+    """What the data stage will read, in words."""
+    installed = "the installed Python (standard library, packages)"
+    given = [data.path] if data.path else data.sources
+    return ", ".join(installed if source == "python" else source for source in given)
+
+
+def _summary(running: list[Estimate]) -> str:
+    memory = amount(max(one.memory_bytes or 0 for one in running), "bytes")
+    disk = amount(sum(one.disk_bytes or 0 for one in running), "bytes")
+    room = f"{memory} of memory, {disk} on disk"
+    if all(one.fits for one in running):
+        return f"About {duration(sum(one.seconds or 0 for one in running))}, {room}. {BASIS}"
+    return f"About {room}; the time of what does not fit is not estimated. {BASIS}"
 
 
 def _table(recipe: Recipe, judgements: list[Judgement], estimates: dict[str, Estimate]) -> Table:
@@ -69,7 +99,7 @@ def _table(recipe: Recipe, judgements: list[Judgement], estimates: dict[str, Est
     for judgement in judgements:
         one = estimates.get(judgement.stage, Estimate())
         skipped = judgement.action == "skip"
-        time = "" if skipped or one.seconds is None else duration(one.seconds)
+        time = "" if skipped else "–" if one.seconds is None else duration(one.seconds)
         memory = "" if skipped or one.memory_bytes is None else amount(one.memory_bytes, "bytes")
         disk = "" if one.disk_bytes is None else amount(one.disk_bytes, "bytes")
         table.add_row(

@@ -46,6 +46,10 @@ FromOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show what would run, and its cost; change nothing.")
 ]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", help="With --dry-run: every setting too, as the TOML of a recipe."),
+]
 VerifyOption = Annotated[
     bool,
     typer.Option(
@@ -68,8 +72,9 @@ def run(
         typer.Option("--until", metavar="STAGE", help="Run only STAGE and what it needs."),
     ] = None,
     dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
     verify: VerifyOption = False,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: from raw text to a served, measured assistant.
 
@@ -88,26 +93,17 @@ def run(
 
         gristmill run pyhelp --set pretrain.base=path/to/model --from pretrain
     """
-    start(
-        recipe,
-        out_dir,
-        settings or (),
-        from_stage=from_stage,
-        until=until,
-        dry_run=dry_run,
-        verify=verify,
-        as_json=json_output,
-    )
+    start(recipe, out_dir, settings, from_stage, until, dry_run, verbose, verify, as_json)
 
 
 def start(
     source: str,
     out_dir: Path | None,
-    settings: Sequence[str],
-    *,
+    settings: Sequence[str] | None,
     from_stage: str | None,
     until: str | None,
     dry_run: bool,
+    verbose: bool,
     verify: bool,
     as_json: bool,
 ) -> None:
@@ -115,11 +111,13 @@ def start(
     from gristmill.recipe import Recipe
     from gristmill.recipe.view import Live, Plain
 
-    recipe = Recipe.load(source, parse_settings(settings))
+    recipe = Recipe.load(source, parse_settings(settings or ()))
+    if verbose and not dry_run:
+        raise RequestError("--verbose shows the settings of a plan; add --dry-run")
     if dry_run:
         from gristmill.cli.plan import show_plan
 
-        show_plan(recipe, out_dir, from_stage, until, verify, as_json)
+        show_plan(recipe, out_dir, from_stage, until, verify, verbose, as_json)
         return
     view = Live(err) if err.is_terminal else Plain(err)
     try:

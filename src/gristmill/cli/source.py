@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gristmill.cli.console import err
 from gristmill.errors import RequestError
 from gristmill.files import read_json
 
@@ -35,6 +36,24 @@ def run_index(model: str) -> Path | None:
     summary = _summary(model)
     name = summary.get("index")
     return Path(model) / name if isinstance(name, str) else None
+
+
+def for_raw_text(model: str) -> Path:
+    """The model directory that continues plain text: of a run its base model, said on standard error.
+
+    Tuning to chat is what makes a run's last model answer, and it costs that model plain text: the
+    shipped recipe's goes from 1.51 to 2.36 bits per byte. Raises RequestError when there is no model.
+    """
+    from gristmill.formats import resolve
+
+    tuned = resolve(model)
+    base = Path(model).expanduser() / "pretrain" / "model"
+    chosen, more = tuned, ""
+    if base != tuned and _summary(model) and (base / "config.json").is_file():
+        chosen = base
+        more = f", the base model of the run; the one that is tuned to chat is {tuned}"
+    err.print(f"model: {chosen}{more}", style="dim", markup=False, soft_wrap=True)
+    return chosen
 
 
 def model_name(model: str) -> str:

@@ -79,14 +79,20 @@ def encode(
         typer.echo(" ".join(map(str, ids)))
 
 
-@app.command(epilog="Example: `gristmill tokenizer decode runs/pyhelp 313 267`")
+@app.command(
+    epilog="Examples: `gristmill tokenizer decode runs/pyhelp 313 267`, "
+    "`gristmill tokenizer encode runs/pyhelp 'import os' | gristmill tokenizer decode runs/pyhelp -`"
+)
 def decode(
     tokenizer: _Which,
-    ids: Annotated[list[int], typer.Argument(help="Token ids.")],
+    given: Annotated[
+        list[str], typer.Argument(metavar="IDS", help='Token ids; "-" reads standard input.')
+    ],
     as_json: _Json = False,
 ) -> None:
     """Print the text of IDS, control tokens included."""
     loaded = _load(tokenizer)
+    ids = [_id(word) for word in (_stdin().split() if given == ["-"] else given)]
     for id in ids:
         if not 0 <= id < loaded.vocab_size:
             raise RequestError(f"there is no token {id}: ids go from 0 to {loaded.vocab_size - 1}")
@@ -131,6 +137,15 @@ def _load(path: Path) -> Tokenizer:
         if (path / inside / "tokenizer.json").is_file():
             return Tokenizer.load(path / inside)
     return Tokenizer.load(path)
+
+
+def _id(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise RequestError(
+            f"{word!r:.40} is no token id: give whole numbers with spaces between them"
+        ) from None
 
 
 def _named(pairs: list[str] | None) -> dict[str, str]:

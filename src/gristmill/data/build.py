@@ -175,12 +175,18 @@ def resolve(config: BuildConfig) -> list[Group]:
 
 
 def source_fingerprint(config: BuildConfig) -> str:
-    """Changes when a file of the sources is added, removed or touched: a listing hashed, nothing read."""
+    """Changes when a file of the sources is added, removed or touched: a listing hashed, nothing read.
+
+    Raises RequestError when a source is missing, or nothing in the sources can be read.
+    """
     listing = [
         (item.url, item.source, item.size, item.date, item.refused)
         for group in resolve(config)
         for item in group.items()
     ]
+    reasons = [refused for *_, refused in listing]
+    if all(reasons):
+        raise RequestError(_nothing_usable(reasons, config))
     return hash_json(listing)
 
 
@@ -212,7 +218,7 @@ class _Reader:
                 "data.workers=1. In a script of your own, call this under `if __name__ == '__main__':`."
             ) from None
         if not self.kept:
-            raise RequestError(_nothing_usable(self.rows, self.config))
+            raise RequestError(_nothing_usable([row.reason for row in self.rows], self.config))
         return self.rows
 
     def _read_group(
@@ -354,15 +360,14 @@ def _split(rows: list[_Row], config: BuildConfig) -> None:
         row.split = "heldout" if (row.item.group, row.unit) in held else "train"
 
 
-def _nothing_usable(rows: list[_Row], config: BuildConfig) -> str:
+def _nothing_usable(reasons: list[str], config: BuildConfig) -> str:
     named = ", ".join(
         f'"{source}"' for source in ((config.path,) if config.path else config.sources)
     )
-    if not rows:
+    if not reasons:
         return f"nothing in {named}: it is empty"
-    reasons = Counter(row.reason for row in rows)
-    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    return f"nothing usable in {named}: all {len(rows)} files were left out ({listed})"
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(reasons).items()))
+    return f"nothing usable in {named}: all {len(reasons)} files were left out ({listed})"
 
 
 def _write(path: Path, rows: list[_Row], name: str, spool: _Spool) -> None:

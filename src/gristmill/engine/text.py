@@ -24,8 +24,9 @@ class TextStream:
         return self._release(self._decoder.push(token_id), last=False)
 
     def finish(self) -> str:
-        """No more tokens: return what was held back, an incomplete character as U+FFFD."""
-        return self._release("" if self.stopped else self._decoder.finish(), last=True)
+        """No more tokens: return what was held back. A character that was never completed is left out."""
+        rest = "" if self.stopped else self._decoder.finish()
+        return self._release(rest.rstrip("\ufffd"), last=True)
 
     def _release(self, piece: str, last: bool) -> str:
         text = self._held + piece

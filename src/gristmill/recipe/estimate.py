@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gristmill.errors import GristmillError
+from gristmill.recipe.headline import amount
 from gristmill.recipe.manifest import read_manifest
+from gristmill.recipe.usage import free_disk, machine_memory
 from gristmill.stage import StageConfig
 
 BASIS = (
@@ -41,11 +43,15 @@ _PROCESS_BYTES = 450e6  # Python with torch and pyarrow loaded
 
 @dataclass(frozen=True)
 class Estimate:
-    """None where nothing honest can be said."""
+    """None where nothing honest can be said: the time of what does not fit the machine's memory."""
 
     seconds: float | None = None
     memory_bytes: float | None = None
     disk_bytes: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        return (self.memory_bytes or 0) <= machine_memory()
 
 
 def estimate(configs: Mapping[str, StageConfig], run_dir: Path) -> dict[str, Estimate]:
@@ -62,8 +68,28 @@ def estimate(configs: Mapping[str, StageConfig], run_dir: Path) -> dict[str, Est
                 sum(output["bytes"] for output in manifest["outputs"].values()),
             )
         elif stage in _MODELS:
-            found[stage] = _MODELS[stage](stage, work)
+            one = _MODELS[stage](stage, work)
+            found[stage] = one if one.fits else replace(one, seconds=None)
     return found
+
+
+def shortages(estimates: Mapping[str, Estimate], run_dir: Path) -> list[str]:
+    """What this machine lacks for these stages, in words; [] when they fit."""
+    said = []
+    too_large = [stage for stage, one in estimates.items() if not one.fits]
+    if too_large:
+        need = max(estimates[stage].memory_bytes or 0 for stage in too_large)
+        said.append(
+            f"This does not fit this machine: {', '.join(too_large)} would take up to "
+            f"{amount(need, 'bytes')} of memory, and it has {amount(machine_memory(), 'bytes')}."
+        )
+    disk, free = sum(one.disk_bytes or 0 for one in estimates.values()), free_disk(run_dir)
+    if disk > free:
+        said.append(
+            f"It does not fit this disk: the results alone are {amount(disk, 'bytes')}, and "
+            f"{amount(free, 'bytes')} are free at {run_dir}."
+        )
+    return said
 
 
 class _Work:
@@ -156,15 +182,15 @@ def _dpo(stage: str, work: _Work) -> Estimate:
     c = work.configs[stage]
     tokens_each = 2 * 60  # a question with its right and its wrong answer
     tokens = c.epochs * c.max_pairs * tokens_each
-    own = (
-        c.own_samples * c.own_max_tokens
-    )  # answers that the model writes itself, a token at a time
+    own = c.own_samples * c.own_max_tokens  # answers that it writes itself, a token at a time
+    each = max(0.001, 2 * work.multiplied / (_SCORING_EFFICIENCY * work.flops_per_second))
     trained = work.training(tokens, c.batch_pairs * tokens_each, 1.5)
-    return Estimate((trained.seconds or 0) + own * 0.001, trained.memory_bytes, trained.disk_bytes)
+    return Estimate((trained.seconds or 0) + own * each, trained.memory_bytes, trained.disk_bytes)
 
 
 def _quantize(stage: str, work: _Work) -> Estimate:
-    return Estimate(1.0, _PROCESS_BYTES + 8 * work.parameters, 2 * work.parameters)
+    seconds = 1.0 + work.parameters / 100e6
+    return Estimate(seconds, _PROCESS_BYTES + 8 * work.parameters, 2 * work.parameters)
 
 
 def _evaluate(stage: str, work: _Work) -> Estimate:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """'0.4 s', '12 s', '3 min 05 s', '2 h 10 min'."""
+    """'0.4 s', '12 s', '3 min 05 s', '2 h 10 min', '3.5 days', '1,200 years'."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -15,7 +15,10 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    days = seconds / 86_400
+    return f"{days:,.3g} days" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -81,11 +84,21 @@ def _training(m: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def last_measured(numbers: Mapping[str, Any]) -> str:
+    """Of numbers by model, the key of the model that the line made last; "" when there is none."""
+    return next((model for model in ("dpo", "sft", "base") if model in numbers), "")
+
+
 def _evaluate(m: Mapping[str, Any]) -> str:
-    parts = [f"{m['bits_per_byte']['base']:.3f} bits per byte"]
-    choices = m.get("choices", {}).get("dpo") or m.get("choices", {}).get("sft") or {}
+    bits = m["bits_per_byte"]
+    last = last_measured(bits)
+    parts = [f"bits per byte {bits['base']:.3f} (base model)"]
+    if last != "base":
+        parts.append(f"{bits[last]:.3f} (after {last.upper()})")
+    choices = m.get("choices", {})
+    last = last_measured(choices)
     for how in ("closed_book", "retrieval"):
-        seen = choices.get(how, {}).get("seen", {}).get("accuracy")
+        seen = choices.get(last, {}).get(how, {}).get("seen", {}).get("accuracy")
         if seen is not None:
             parts.append(f"{how.replace('_', ' ')} {percent(seen)}")
     return ", ".join(parts)

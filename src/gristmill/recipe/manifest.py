@@ -145,18 +145,29 @@ def lineage(run_dir: str | Path, artifact: str) -> dict[str, Any]:
 
     artifact: a stage ("dpo") or a path in the run directory ("dpo/model"). Returns nested
     {"stage", "artifact", "key", "config", "versions", "outputs", "from": [the same for each
-    input]}, down to the stages that read the documents. Raises RequestError when nothing of that
-    name was made.
+    input]}, down to the stages that read the documents. Raises RequestError that lists what was
+    made when nothing of that name was.
     """
     run_dir = Path(run_dir)
-    stage = artifact.strip("/").split("/")[0]
-    manifest = read_manifest(run_dir, stage)
-    if manifest is None:
-        made = list(read_manifests(run_dir))
+    artifact = artifact.strip("/")
+    chain = _chain(run_dir, artifact, read_manifests(run_dir))
+    made = [output["path"] for output in chain["outputs"].values()]
+    if artifact not in (chain["stage"], *made) and not (run_dir / artifact).exists():
         raise RequestError(
-            f'{run_dir} has no finished stage "{stage}".{nearest(stage, made)} '
-            f"Finished: {', '.join(made) or 'none'}."
+            f'{run_dir} has no "{artifact}".{nearest(artifact, made)} '
+            f"The stage {chain['stage']} made: {', '.join(made)}."
         )
+    return chain
+
+
+def _chain(run_dir: Path, artifact: str, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    stage = artifact.split("/")[0]
+    if stage not in manifests:
+        raise RequestError(
+            f'{run_dir} has no finished stage "{stage}".{nearest(stage, manifests)} '
+            f"Finished: {', '.join(manifests) or 'none'}."
+        )
+    manifest = manifests[stage]
     return {
         "stage": stage,
         "artifact": artifact,
@@ -165,7 +176,7 @@ def lineage(run_dir: str | Path, artifact: str) -> dict[str, Any]:
         "versions": manifest["versions"],
         "outputs": manifest["outputs"],
         "from": [
-            {**lineage(run_dir, entry["path"]), "sha256": entry["sha256"]}
+            {**_chain(run_dir, entry["path"], manifests), "sha256": entry["sha256"]}
             for entry in manifest["inputs"].values()
         ],
     }

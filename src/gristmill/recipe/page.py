@@ -14,7 +14,8 @@ from gristmill.errors import RequestError
 from gristmill.files import read_json, write_text
 from gristmill.recipe import evaluation_part, line_part, making_part
 from gristmill.recipe.card import card_html, model_card
-from gristmill.recipe.headline import amount, duration, percent
+from gristmill.recipe.evaluation_part import BITS
+from gristmill.recipe.headline import amount, duration, last_measured, percent
 from gristmill.recipe.line import LINE
 from gristmill.recipe.look import look
 from gristmill.recipe.manifest import read_manifests
@@ -123,15 +124,21 @@ def _key_numbers(manifests: Manifests) -> Html:
     if bits.get("base") is not None:
         rival = bits.get("xz_context")
         against = f"xz with the training text: {rival:.3f}" if rival is not None else ""
-        items.append(("Held-out bits per byte", f"{bits['base']:.3f}", against))
+        items.append(("Bits per byte, base model", f"{bits['base']:.3f}", against))
+    last = last_measured(bits)
+    if last not in ("", "base"):
+        label = f"Bits per byte, {BITS[last][0]}"
+        items.append((label, f"{bits[last]:.3f}", "the model that chat and serve use"))
     choices = look(manifests, "evaluate", "metrics", "choices") or {}
-    best = choices.get("dpo") or choices.get("sft") or {}
+    last = last_measured(choices)
     for how, label in (("closed_book", "Closed book"), ("retrieval", "With retrieval")):
-        seen = look(best, how, "seen", "accuracy")
-        unseen = look(best, how, "heldout", "accuracy")
+        seen = look(choices, last, how, "seen", "accuracy")
+        unseen = look(choices, last, how, "heldout", "accuracy")
         if seen is not None:
-            other = f"functions never asked about: {percent(unseen)}" if unseen is not None else ""
-            items.append((f"{label}, 4 choices", percent(seen), other))
+            other = (
+                f"; functions never asked about: {percent(unseen)}" if unseen is not None else ""
+            )
+            items.append((f"{label}, 4 choices", percent(seen), f"{BITS[last][0]}{other}"))
     if manifests:
         memory = max(m.get("peak_memory_bytes", 0) for m in manifests.values())
         seconds = sum(m.get("seconds", 0.0) for m in manifests.values())

@@ -257,10 +257,14 @@ class Recipe:
 
     def _where(self, *path: str) -> str:
         """'file:line: [stage] ' or '--set stage.key: ' for the most exact place known."""
-        if len(path) == 1:  # about a stage as a whole: what was set last is the likely cause
+        if path[0] in self.line and len(path) == 1:
+            # About a stage as a whole: what was set, there or where it follows, is the likely cause.
+            followed = {".".join(other) for other in self.line[path[0]].follows.values()}
             for key, written in self.origin.items():
-                if written == "--set" and key.startswith(f"{path[0]}."):
+                if written == "--set" and (key.startswith(f"{path[0]}.") or key in followed):
                     return f"--set {key}: "
+            for key in followed & self.origin.keys():
+                return f"{self.origin[key]}: [{key.split('.')[0]}] "
         for length in range(len(path), 0, -1):
             key = ".".join(path[:length])
             written = self.origin.get(key)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill.errors import GristmillError, RequestError, WorkError, nearest
+from gristmill.errors import GristmillError, RequestError, WorkError, nearest, refused_by_system
 from gristmill.files import read_json, write_bytes, write_json, write_text
 from gristmill.recipe.line import Line, ancestors, descendants, parents
 from gristmill.recipe.manifest import (
@@ -121,13 +121,9 @@ def execute(
     configs = recipe.resolve()
     outside = recipe.fingerprints(configs)
     _check_directory(run_dir, line)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the run directory {run_dir}: {error}") from error
     known: dict[str, dict[str, Any]] = {}
     ran: list[str] = []
-    with _locked(run_dir), view:
+    with _writing_in(run_dir), _locked(run_dir), view:
         write_text(run_dir / "recipe.toml", recipe.to_toml(configs))
         view.begin({stage: line[stage].does for stage in chosen})
         for stage in chosen:
@@ -271,10 +267,14 @@ def _run_stage(
         }
     except GristmillError as error:
         raise type(error)(f"stage {stage}: {error}") from error
-    except (OSError, MemoryError) as error:
-        what = str(error) or "out of memory"
-        raise WorkError(f"stage {stage} could not go on: {what}") from error
+    except OSError as error:
+        raise WorkError(f"stage {stage} could not go on: {error}") from error
     except Exception as error:
+        if _out_of_memory(error):
+            raise WorkError(
+                f"stage {stage} needs more memory than this machine has left. End other programs, or "
+                "choose a smaller --set size=…; --dry-run says what each stage needs."
+            ) from error
         trace = out_dir / "error.txt"
         write_text(trace, traceback.format_exc())
         raise WorkError(
@@ -298,7 +298,15 @@ def _run_stage(
     }
     write_json(manifest_path(run_dir, stage), manifest)
     (out_dir / ".work.json").unlink(missing_ok=True)
+    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)  # what it would have resumed from
     return manifest
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch was refused memory; torch says so in a RuntimeError's words on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _work_key(out_dir: Path) -> str:
@@ -331,8 +339,26 @@ def _check_directory(run_dir: Path, line: Line) -> None:
 
 
 @contextmanager
+def _writing_in(run_dir: Path) -> Iterator[None]:
+    """What the system refuses between the stages becomes one message that names the run's directory."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever read the progress has left; the run's directory is fine
+        raise
+    except OSError as error:
+        refused = refused_by_system(error)
+        cure = (
+            "Choose another directory with --out."
+            if isinstance(refused, RequestError)
+            else "Free some space there, or choose another directory with --out."
+        )
+        raise type(refused)(f"cannot work in {run_dir}: {refused}. {cure}") from error
+
+
+@contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
     """Hold the run directory; a second run in it is refused. The lock dies with the process."""
+    run_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

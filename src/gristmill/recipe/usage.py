@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work, this process and its children together."""
+"""Peak memory of a stretch of work, this process and its children together; and what the machine has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -79,3 +80,19 @@ def _return_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use at most: the machine's, or its control group's limit."""
+    total = os.sysconf("SC_PHYS_PAGES") * _PAGE
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def free_disk(path: Path) -> int:
+    """Free bytes where `path` is or would be made."""
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from gristmill.retrieval.terms import FRAME_WORDS, STOP_WORDS, index_text
 
 _SUPPORT = 0.5
 _NEAR_BEST = 0.8
+_QUOTE_BELOW = 0.75
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class Answer:
     """text: what to show. passages: what the model was given, numbered from 1 as in the prompt.
 
     citations: the passages that support the text (see `supports`). found: whether the documents hold the
-    answer, as far as search and model can tell; False means that the text says so.
+    answer, as far as search and model can tell; False means that the text says so. quoted: the text ends
+    with the best passage word for word, because the model's own words were not what the passages say.
     """
 
     text: str
     passages: tuple[Passage, ...]
     citations: tuple[Passage, ...]
     found: bool
+    quoted: bool = False
 
 
 def answer(
@@ -40,19 +42,14 @@ def answer(
     """Answer a question, or the last user message of a conversation, from the index.
 
     Only that message is searched. When nothing is found the model is not asked. Where the prompt does not
-    fit the model's context, earlier turns go first, then the last passages. Raises RequestError when there
-    is no user message, or when not even one passage fits.
+    fit the model's context, earlier turns go first, then the last passages. Where the passages do not support
+    what the model says, or it denies that the passage of a name that was asked for is there, the best passage
+    is quoted after its words. Raises RequestError when there is no user message, or when not even one passage
+    fits.
     """
-    asked, history = _split(question)
-    passages = index.search(asked, k)
-    if not passages:
-        return _nothing_found()
-    prompts = _prompts(asked, history, passages)
-    for given, messages in prompts[:-1]:
-        with contextlib.suppress(RequestError):
-            return _judge(engine.chat(messages, params).text, given)
-    given, messages = prompts[-1]
-    return _judge(engine.chat(messages, params).text, given)
+    *_, last = answer_stream(engine, index, question, params, k)
+    assert isinstance(last, Answer)
+    return last
 
 
 def answer_stream(
@@ -75,16 +72,23 @@ def answer_stream(
     prompts = _prompts(asked, history, passages)
     for given, messages in prompts:
         written: list[str] = []
+        ended = ""
         try:
             for chunk in engine.stream_chat(messages, params):
                 if chunk.text:
                     written.append(chunk.text)
                     yield chunk.text
+                if chunk.completion is not None:
+                    ended = chunk.completion.finish_reason
         except RequestError:
             if written or given is prompts[-1][0]:
                 raise
             continue
-        yield _judge("".join(written), given)
+        text = "".join(written)
+        quotation = _quotation(text, given, cut_short=ended == "length")
+        if quotation:
+            yield quotation
+        yield _judge(text, quotation, given)
         return
 
 
@@ -96,14 +100,16 @@ def supports(text: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
     question's frame; a text made only of such words counts all of them. The same text and passages always
     give the same citations; no model is asked.
     """
-    terms = _terms(text)
-    held = [
-        (len(terms & _terms(f"{p.title} {p.text}", every=True)) / max(1, len(terms)), p)
-        for p in passages
-    ]
+    held = [(_share(text, p), p) for p in passages]
     best = max((share for share, _ in held), default=0.0)
     cited = [(share, p) for share, p in held if share >= max(_SUPPORT, _NEAR_BEST * best)]
     return tuple(p for _, p in sorted(cited, key=lambda pair: -pair[0]))
+
+
+def _share(text: str, passage: Passage) -> float:
+    """The part of a text's terms that a passage holds."""
+    terms = _terms(text)
+    return len(terms & _terms(f"{passage.title} {passage.text}", every=True)) / max(1, len(terms))
 
 
 def _terms(text: str, every: bool = False) -> set[str]:
@@ -137,10 +143,26 @@ def _prompts(
     return prompts
 
 
-def _judge(text: str, given: list[Passage]) -> Answer:
-    found = NOT_FOUND.rstrip(".").lower() not in text.lower() and bool(text.strip())
-    citations = supports(text, given) if found else ()
-    return Answer(text, tuple(given), citations, found)
+def _denies(text: str) -> bool:
+    return NOT_FOUND.rstrip(".").lower() in text.lower() or not text.strip()
+
+
+def _quotation(text: str, given: Sequence[Passage], cut_short: bool) -> str:
+    """What to add to the model's words: '' where they stand on the passages, else the best passage."""
+    best = given[0]
+    if _denies(text):
+        wanted = best.by_name
+        lead = "The documents do have an entry of that name:"
+    else:
+        wanted = cut_short or max(_share(text, p) for p in given) < _QUOTE_BELOW
+        lead = "The documents say:"
+    return f"\n\n{lead}\n\n{best.text}" if wanted else ""
+
+
+def _judge(text: str, quotation: str, given: Sequence[Passage]) -> Answer:
+    found = bool(quotation) or not _denies(text)
+    citations = (given[0],) if quotation else supports(text, given) if found else ()
+    return Answer(text + quotation, tuple(given), citations, found, bool(quotation))
 
 
 def _nothing_found() -> Answer:

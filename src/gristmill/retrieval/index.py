@@ -60,6 +60,10 @@ class Passage:
     fact_id: str | None = None
 
     @property
+    def by_name(self) -> bool:
+        return self.score >= _EXACT_SCORE
+
+    @property
     def cite(self) -> str:
         return f"{self.source}:{self.line}"
 

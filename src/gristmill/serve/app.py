@@ -112,7 +112,7 @@ class Server:
             headers["x-gristmill-warning"] = f"fields without effect: {names}"
         envelope = Envelope(self.name, ask.params.seed, ask.include_usage)
         index = self.index if ask.retrieval else None
-        running = Running(self.worker, ask.messages, ask.params, index)
+        running = Running(self.worker, ask, index)
         if ask.stream:
             await _unless_gone(request, running, running.start(self.threads))
             return EventStream(running, self._events(running, ask, envelope), headers)

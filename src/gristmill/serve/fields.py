@@ -95,6 +95,9 @@ HONOURED = frozenset(
 )
 
 
+_LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name wins
+
+
 class FieldError(RequestError):
     """A field of the request is wrong; `param` is its path, as in `messages[2].content`."""
 
@@ -113,6 +116,7 @@ class Ask:
     stream: bool
     include_usage: bool
     retrieval: bool
+    limited_by: str | None  # the field that asks for a number of tokens, which must then fit
     unknown: tuple[str, ...]
 
 
@@ -141,13 +145,15 @@ def parse(body: dict[str, Any], context: int) -> Ask:
         stream=stream,
         include_usage=_optional(options, "include_usage", bool, False, "stream_options."),
         retrieval=_optional(body, "retrieval", bool, False),
+        limited_by=next((name for name in _LIMITS if body.get(name) is not None), None),
         unknown=tuple(sorted(set(body) - HONOURED - NOTED - REFUSED.keys())),
     )
 
 
 def _params(body: dict[str, Any], context: int) -> SamplingParams:
-    limit = _integer(body, "max_tokens", 1, None, context)
-    limit = _integer(body, "max_completion_tokens", 1, None, limit)
+    limit = context  # the engine ends at the context's end: all that the prompt leaves
+    for name in reversed(_LIMITS):
+        limit = _integer(body, name, 1, None, limit)
     wanted = _optional(body, "logprobs", bool, False)
     alternatives = _integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS, None)
     if alternatives is not None and not wanted:
@@ -163,7 +169,7 @@ def _params(body: dict[str, Any], context: int) -> SamplingParams:
     seed = _integer(body, "seed", -(2**63), 2**64 - 1, None)
     top_k = _integer(body, "top_k", -1, None, None)
     return SamplingParams(
-        max_tokens=min(limit, context),
+        max_tokens=limit,
         temperature=_number(body, "temperature", 0, 2, 1.0),
         top_k=top_k if top_k and top_k > 0 else None,  # vLLM: 0 and -1 are off
         top_p=_number(body, "top_p", 0, 1, 1.0, above=True),

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from gristmill.lm import Completion, Message, SamplingParams, TokenLogprob
+from gristmill.lm import Completion, TokenLogprob
 from gristmill.retrieval import Answer, Index, Passage, answer_stream
+from gristmill.serve.fields import Ask
 from gristmill.serve.worker import QueuedEngine, Worker
 
 log = logging.getLogger("gristmill.serve")
@@ -28,11 +29,9 @@ class End:
 class Running:
     """Everything that may be refused is refused by `start`; after it, only `next` and `cancel`."""
 
-    def __init__(
-        self, worker: Worker, messages: list[Message], params: SamplingParams, index: Index | None
-    ) -> None:
-        self.engine = QueuedEngine(worker, accepted=lambda: self._push(""))
-        self._messages, self._params, self._index = messages, params, index
+    def __init__(self, worker: Worker, ask: Ask, index: Index | None) -> None:
+        self.engine = QueuedEngine(worker, lambda: self._push(""), ask.limited_by)
+        self._messages, self._params, self._index = ask.messages, ask.params, index
         self._pieces: asyncio.Queue[str | End | Exception] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._first: str | End | None = None

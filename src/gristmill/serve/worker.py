@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from gristmill.engine import Batch, Engine, Generation
 from gristmill.errors import WorkError
 from gristmill.lm import Chunk, Completion, Request
+from gristmill.serve.fields import FieldError
 
 Deliver = Callable[[Chunk | Exception], None]
 MAX_UNDER_WAY = 256  # beyond this many requests, the wait would exceed anyone's patience
@@ -55,14 +56,27 @@ class Worker:
         """Requests waiting or running."""
         return self._under_way
 
-    def submit(self, request: Request, deliver: Deliver) -> Generation:
+    def submit(
+        self, request: Request, deliver: Deliver, limited_by: str | None = None
+    ) -> Generation:
         """Start a request. `deliver` is called on the engine's thread with each chunk, and after
         the last one never again; or with what went wrong. Set `cancelled` on the returned
         generation to end it within a step.
 
+        limited_by: the field by which max_tokens was asked for; so many tokens must then fit.
         Raises RequestError for a request that cannot be run, Unavailable when too many wait.
         """
         generation = self.engine.start(request)
+        room = self.engine.context - len(generation.prompt)
+        if limited_by is not None and request.params.max_tokens > room:
+            raise FieldError(
+                limited_by,
+                f"{request.params.max_tokens} tokens do not fit: the prompt has "
+                f"{len(generation.prompt)} and the model's context holds {self.engine.context}, which "
+                f"leaves {room}. Ask for fewer, shorten the messages, or leave {limited_by} out to "
+                "take what is left",
+                "context_length_exceeded",
+            )
         with self._lock:
             if self._stopping:
                 raise Unavailable("the server is going down")
@@ -117,10 +131,15 @@ class QueuedEngine(Engine):
     `generation` and `completion` are those of the latest request.
     """
 
-    def __init__(self, worker: Worker, accepted: Callable[[], None] = lambda: None) -> None:
-        """`accepted` is called when a request has been checked and queued."""
+    def __init__(
+        self,
+        worker: Worker,
+        accepted: Callable[[], None] = lambda: None,
+        limited_by: str | None = None,
+    ) -> None:
+        """`accepted` is called when a request has been checked and queued; limited_by: see Worker."""
         super().__init__(worker.engine.model)
-        self._worker, self._accepted = worker, accepted
+        self._worker, self._accepted, self._limited_by = worker, accepted, limited_by
         self.generation: Generation | None = None
         self.completion: Completion | None = None
         self._cancelled = False
@@ -137,7 +156,7 @@ class QueuedEngine(Engine):
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         chunks: queue.SimpleQueue[Chunk | Exception] = queue.SimpleQueue()
-        self.generation = self._worker.submit(request, chunks.put)
+        self.generation = self._worker.submit(request, chunks.put, self._limited_by)
         if self._cancelled:
             self.generation.cancelled = True
         self._accepted()

@@ -50,6 +50,12 @@ class TokenizerConfig(StageConfig):
     seed: int = 0
 
 
+def check(config: TokenizerConfig) -> None:
+    """Raises RequestError when `base` holds no tokenizer, before anything runs."""
+    if config.base:
+        Tokenizer.load(base_directory(config.base))
+
+
 def run(
     config: TokenizerConfig, inputs: dict[str, Path], out_dir: Path, progress: Progress = quiet
 ) -> Result:
@@ -84,7 +90,10 @@ def base_directory(base: str) -> Path:
     """Where a model's tokenizer lies: in its directory, in the stage's `model/`, or where a run names its model."""
     path = Path(base).expanduser()
     if (path / "run.json").is_file():
-        path = path / str(read_json(path / "run.json")["model"])
+        try:
+            path = path / str(read_json(path / "run.json")["model"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{path / 'run.json'} names no model: the run made none") from error
     return path / "model" if (path / "model" / "tokenizer.json").is_file() else path
 
 

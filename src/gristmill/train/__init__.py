@@ -5,7 +5,7 @@ from gristmill.train.optim import Muon, OptimConfig, build_optimizers
 from gristmill.train.order import epoch_order
 from gristmill.train.pretrain import PretrainConfig
 from gristmill.train.sft import SFTConfig, pad
-from gristmill.train.trainer import Objective, discard_checkpoints, train
+from gristmill.train.trainer import Objective, train
 
 __all__ = [
     "Muon",
@@ -14,7 +14,6 @@ __all__ = [
     "PretrainConfig",
     "SFTConfig",
     "build_optimizers",
-    "discard_checkpoints",
     "epoch_order",
     "fast_dtype",
     "pad",

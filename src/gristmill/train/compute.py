@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from gristmill.errors import RequestError
+from gristmill.files import read_json, write_json
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
@@ -38,16 +40,15 @@ def _seconds_of_product(a: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def resolve_dtype(name: ComputeDtype) -> torch.dtype:
-    """The torch dtype of a config's `compute_dtype`."""
-    if name == "auto":
-        return fast_dtype()
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    except KeyError:
-        raise RequestError(
-            f'compute_dtype must be "auto", "float32" or "bfloat16", not "{name}"'
-        ) from None
+def resolve_dtype(name: ComputeDtype, out_dir: Path) -> torch.dtype:
+    """The torch dtype of a config's `compute_dtype`. "auto" is measured once for a stage and kept in its
+    directory, so that a run that resumes computes as before."""
+    if name != "auto":
+        return _DTYPES[name]
+    kept = out_dir / "compute.json"
+    if not kept.is_file():
+        write_json(kept, {"dtype": str(fast_dtype()).removeprefix("torch.")})
+    return _DTYPES[read_json(kept)["dtype"]]
 
 
 def keep_freed_memory() -> None:

@@ -45,7 +45,7 @@ def derive(size: str) -> Settings:
     tokens = _tokens(wanted)
     # Small batches win while there are few steps; then the batch grows with tokens^0.383 (arXiv 2505.13738).
     batch_tokens = 1024 * max(1, round((tokens / 4e6) ** 0.383))
-    warm = vocab_size <= 16_384 and shape["hidden_size"] <= 8 * shape["head_dim"]  # wiring.check
+    warm = vocab_size <= 16_384  # wiring.check
     settings: Settings = {
         "tokenizer": {"vocab_size": vocab_size},
         "pretrain": {
@@ -57,12 +57,26 @@ def derive(size: str) -> Settings:
             "context": min(512, batch_tokens),
             "lr_peak": 0.015,
             "lr_embedding_peak": 0.001,
+            "lr_copying": 0.3 if warm else 1.0,
         },
-        "questions": {"max_facts": 500, "phrasings": 2},
+        "questions": {"max_facts": 500, "phrasings": 2, "grounded_share": 0.45},
         "baselines": {"heldout_bytes": 240_000},  # what every model is measured on: seconds a model
         "evaluate": {"context": min(512, batch_tokens)},
-        "sft": {"epochs": 1.5, "lr_peak": 0.01, "lr_embedding_peak": 0.001},
-        "dpo": {"max_pairs": 640, "own_samples": 128},
+        "sft": {
+            "epochs": 1.5,
+            "lr_peak": 0.01,
+            "lr_embedding_peak": 0.001,
+            "lr_copying": 0.1 if warm else 1.0,
+        },
+        "dpo": {
+            "max_pairs": 640,
+            "own_samples": 128,
+            "epochs": 2.0,
+            "lr_peak": 0.006,
+            "nll": 0.5,
+            "evaluations": 2,
+            "lr_copying": 0.1 if warm else 1.0,
+        },
     }
     if size == "tiny":
         settings |= _tiny(settings)
@@ -102,7 +116,7 @@ def _count(shape: dict[str, Any]) -> int:
 
 def _tokens(parameters: int) -> int:
     """Chinchilla's 20 tokens a parameter from 40M on; below, fewer, so that the small end ends in minutes."""
-    per_parameter = min(20.0, max(0.19, (parameters / 9.8e6) ** 2))
+    per_parameter = min(20.0, max(0.21, (parameters / 9.8e6) ** 2))
     return round(parameters * per_parameter / 1024) * 1024
 
 
@@ -118,8 +132,8 @@ def _tiny(settings: Settings) -> Settings:
             "choices_seen": 40,
             "choices_heldout": 40,
         },
-        "sft": {"epochs": 1.0, "lr_peak": 0.01, "lr_embedding_peak": 0.001, "evaluations": 1},
-        "dpo": {"max_pairs": 64, "own_samples": 16, "evaluations": 1},
+        "sft": settings["sft"] | {"epochs": 1.0, "evaluations": 1},
+        "dpo": settings["dpo"] | {"max_pairs": 64, "own_samples": 16, "evaluations": 1},
         "baselines": {"heldout_bytes": 60_000},
         "evaluate": {"context": 256, "choices": 40, "pairs": 40, "answer_tokens": 24},
     }

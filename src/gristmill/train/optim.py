@@ -31,6 +31,9 @@ class OptimConfig(StageConfig):
         "muon"  # of the hidden matrices; the rest is always AdamW's
     )
     lr_peak: NonNegativeFloat = 0.02  # of the hidden matrices
+    # Factor on lr_peak for attention in the first two layers, where the heads that copy are (wiring.py). Muon moves
+    # every direction of a matrix alike, which wipes out heads that work already; below 1 they stay.
+    lr_copying: NonNegativeFloat = 1.0
     lr_embedding_peak: NonNegativeFloat = 0.001  # of embeddings, norms and head
     # Decay is of the hidden matrices alone.
     weight_decay: NonNegativeFloat = 0.0
@@ -63,7 +66,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -106,24 +109,23 @@ def build_optimizers(
     AdamW is PyTorch's fused one; its state exists from the start, so that a
     checkpoint can be loaded into it before the first step.
     """
-    matrices, rest = [], []
+    copying, others, rest = [], [], []
     for name, parameter in network.named_parameters():
         hidden = parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
-        (matrices if hidden else rest).append(parameter)
+        early = "layers.0.self_attn" in name or "layers.1.self_attn" in name
+        (rest if not hidden else copying if early else others).append(parameter)
+    matrices = [
+        {"params": copying, "lr": config.lr_peak * config.lr_copying},
+        {"params": others, "lr": config.lr_peak},
+    ]
     adamw: dict[str, Any] = dict(betas=(0.9, 0.95), eps=1e-10, fused=True)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, lr=config.lr_embedding_peak, weight_decay=0.0, **adamw)
     ]
     if config.optimizer == "muon":
-        optimizers.append(
-            Muon(matrices, lr=config.lr_peak, weight_decay=config.weight_decay, dtype=dtype)
-        )
+        optimizers.append(Muon(matrices, weight_decay=config.weight_decay, dtype=dtype))
     else:
-        optimizers.append(
-            torch.optim.AdamW(
-                matrices, lr=config.lr_peak, weight_decay=config.weight_decay, **adamw
-            )
-        )
+        optimizers.append(torch.optim.AdamW(matrices, weight_decay=config.weight_decay, **adamw))
     for optimizer in optimizers:
         _create_state(optimizer)
     return optimizers

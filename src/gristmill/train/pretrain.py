@@ -15,13 +15,13 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.files import read_json, write_json
-from gristmill.formats import Model, save_hf
+from gristmill.formats import Model, resolve, save_hf
 from gristmill.model import ModelConfig, Transformer, initialize
 from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
 from gristmill.train import checkpoint, wiring
 from gristmill.train.optim import OptimConfig
-from gristmill.train.trainer import discard_checkpoints, train
+from gristmill.train.trainer import train
 from gristmill.train.windows import Windows
 
 
@@ -52,6 +52,8 @@ class PretrainConfig(OptimConfig):
 
 class NextToken:
     """Cross-entropy of the next token; metrics in nats a token and bits a byte."""
+
+    counts = "tokens"
 
     def __init__(
         self,
@@ -108,7 +110,9 @@ def check(config: PretrainConfig) -> None:
             f"pretrain.batch_tokens ({config.batch_tokens}) must be a multiple of pretrain.context "
             f"({config.context})"
         )
-    if not config.base:
+    if config.base:
+        resolve(config.base)
+    else:
         if config.context > config.max_seq_len:
             raise RequestError(
                 f"pretrain.context ({config.context}) exceeds pretrain.max_seq_len "
@@ -154,7 +158,6 @@ def run(
     )
     model = out_dir / "model"
     save_hf(network, model, tokenizer)
-    discard_checkpoints(out_dir)
     metrics: dict[str, Any] = {
         "shape": asdict(network.config),
         "parameters": network.config.num_parameters,

@@ -19,7 +19,7 @@ from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
 from gristmill.train.optim import OptimConfig
 from gristmill.train.order import epoch_order
-from gristmill.train.trainer import discard_checkpoints, train
+from gristmill.train.trainer import train
 
 _BUCKET = 16  # batches sorted by length together, so that rows of a batch need little padding
 
@@ -37,6 +37,8 @@ class SFTConfig(OptimConfig):
 
 class Conversations:
     """Cross-entropy on assistant tokens. Rows are padded on the right, which causal attention never sees."""
+
+    counts = "answer_tokens"
 
     def __init__(
         self,
@@ -150,7 +152,6 @@ def run(
     )
     model = out_dir / "model"
     save_hf(network, model, tokenizer)
-    discard_checkpoints(out_dir)
     return Result(
         {"model": model},
         {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +29,12 @@ _SECONDS_BETWEEN_CHECKPOINTS = 15.0
 
 
 class Objective(Protocol):
-    """What is trained for. The trainer knows nothing of it."""
+    """What is trained for. The trainer knows nothing of it.
+
+    counts: what a target is ("tokens", "pairs"), for the progress display.
+    """
+
+    counts: str
 
     def batch(self, step: int) -> Any:
         """The batch of a step, a pure function of (seed, step)."""
@@ -68,11 +72,12 @@ def train(
     """Train in place for `steps` steps; returns the rows of `out_dir/metrics.jsonl`.
 
     Resumes from `out_dir/checkpoints` when a checkpoint is there: parameters, optimizer and metrics end
-    bit-identical to a run that was never interrupted (same machine, same thread count).
+    bit-identical to a run that was never interrupted (same machine, same thread count). The checkpoints stay;
+    whoever owns `out_dir` removes them once the result is safe (the recipe's runner, with the manifest).
     Raises WorkError when the loss stops being finite, naming the step.
     """
     keep_freed_memory()
-    dtype = resolve_dtype(config.compute_dtype)
+    dtype = resolve_dtype(config.compute_dtype, out_dir)
     optimizers = build_optimizers(network, config, dtype)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -92,7 +97,7 @@ def train(
     evaluate_at = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
     sums: dict[str, float] = {}
     targets_seen, last_saved = 0, time.monotonic()
-    tokens_done, started = 0, time.monotonic()
+    targets_done, started = 0, time.monotonic()
     for step in range(first, steps):
         scale = lr_scale(
             step,
@@ -119,7 +124,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
 
         targets_seen += targets
-        tokens_done += targets
+        targets_done += targets
         for name, amount in {"loss": value, "grad_norm": norm.item() * targets, **extra}.items():
             sums[name] = sums.get(name, 0.0) + amount
         done = step + 1
@@ -135,9 +140,9 @@ def train(
             append_row(metrics_path, row)
             sums, targets_seen = {}, 0
             shown = {k: v for k, v in row.items() if k in ("loss", "bits_per_byte", "accuracy")}
-            rate = tokens_done / max(1e-9, time.monotonic() - started)
-            progress(done, steps, "steps", **shown, tokens_per_s=rate)
-            if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS and done < steps:
+            rate = targets_done / max(1e-9, time.monotonic() - started)
+            progress(done, steps, "steps", **shown, **{f"{objective.counts}_per_s": rate})
+            if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS or done == steps:
                 checkpoint.save(checkpoints, done, _state(network, optimizers, rows))
                 last_saved = time.monotonic()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
@@ -160,11 +165,6 @@ def _state(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rows": json.dumps(rows),
     }
-
-
-def discard_checkpoints(out_dir: Path) -> None:
-    """Called once the stage's result is safe on disk."""
-    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:

@@ -1,23 +1,28 @@
 """A warm start: the network begins as a bigram model with working induction heads, and trains on from there.
 
-What a small model learns first is known: which token follows which, and, when the last two tokens were seen
-before in this text, to repeat what followed them (Olsson et al. 2022, "In-context learning and induction heads").
+What a small model learns first is known: which token follows which, and, when the last tokens were seen before
+in this text, to repeat what followed them (Olsson et al. 2022, "In-context learning and induction heads").
 Both can be written down. Embedding and head begin as the best low-rank bigram table (bigram.py); layer 0 begins
-with two heads that copy the codes of the previous tokens, layer 1 with one that looks those codes up. The network
-stays an ordinary one: only its initial values differ, and training may change every one of them.
+with three heads that copy the codes of the tokens 1, 2 and 3 back, layer 1 with two that look for a place where
+the last three, or the last two, stood before, and add to the logit of what followed there. The network stays an
+ordinary one: only its initial values differ, and training may change every one of them.
 
-The residual stream of D channels is divided at the start, with c = D/8:
+The residual stream of D channels is divided at the start; half of it, or less in wide networks, is for codes:
 
-    0 … D/2         bigram factors; channel 0 is constant
-    D/2 …           c channels: a random unit code of the token itself
-    D/2 + c …       c channels: the previous token's code, written by layer 0, head 0
-    D/2 + 2c …      c channels: the code of the one before, written by layer 0, head 1
-    D/2 + 3c …      c channels: the code of a predicted token, written by layer 1, head 0, read by the head
+    0 …             bigram factors; channel 0 is constant
+    own             a unit code of the token itself, as far from all other codes as they can be spread
+    back            the shortened code of the token 1 back, 2 back, 3 back: one span for each head of layer 0
+    predicted       the code of a predicted token, written by layer 1, read by the head
+
+How far apart the codes lie decides how exactly a token can be copied: with random ones a copy comes out as
+another token whose code is near (`machinery` as `maistryery`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -36,7 +41,31 @@ MAX_VOCAB = 16_384  # the table is dense: 1 GiB of float32 at this size
 _FAST_PAIRS = (1.0, 1.0, 1.0, 0.8, 0.6, 0.5)
 _SHARPNESS_PREVIOUS = 1.5  # q and k norms of layer 0
 _SHARPNESS_INDUCTION = 1.2  # of layer 1
-_GAIN = 4.0  # nats that a certain match adds to the logit of what followed it
+# nats that a certain match adds to the logit of what followed: of three tokens, of two
+_GAINS = (4.0, 4.0)
+_HEAD_SCALE = 2.0
+_SPREAD_STEPS, _SPREAD_SAMPLE = 48, 1024
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Which channels of the residual stream hold what at the start."""
+
+    rank: int
+    own: Tensor
+    back: tuple[Tensor, ...]
+    predicted: Tensor
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> _Channels:
+        reach = min(3, config.num_heads)
+        slow = config.head_dim // 2  # channels of a head that a context's length hardly turns
+        short = min(config.hidden_size // (6 * reach), slow // reach)
+        long = min((config.hidden_size // 2 - reach * short) // 2, config.head_dim)
+        sizes = [long, *[short] * reach, long]
+        starts = np.cumsum([config.hidden_size - sum(sizes), *sizes])
+        own, *back, predicted = map(torch.arange, starts[:-1], starts[1:])
+        return cls(int(starts[0]), own, tuple(back), predicted)
 
 
 def check(config: ModelConfig) -> None:
@@ -50,10 +79,8 @@ def check(config: ModelConfig) -> None:
         problem = "qk_norm = true: the heads are aimed by direction"
     elif config.num_layers < 2 or config.num_heads < 2:
         problem = "at least two layers and two heads"
-    elif config.head_dim < 32 or config.hidden_size < 64 or config.hidden_size % 8:
-        problem = "head_dim of at least 32 and hidden_size of at least 64, a multiple of 8"
-    elif config.hidden_size // 8 > config.head_dim:
-        problem = "head_dim of at least hidden_size / 8"
+    elif config.head_dim < 32 or config.hidden_size < 64:
+        problem = "head_dim of at least 32 and hidden_size of at least 64"
     elif config.vocab_size > MAX_VOCAB:
         problem = f"at most {MAX_VOCAB} tokens (it counts a dense vocabulary² table)"
     if problem:
@@ -72,46 +99,72 @@ def warm_start(
     """
     config = network.config
     check(config)
-    width, code = config.hidden_size, config.hidden_size // 8
-    rank = width - 4 * code
-    energy = float(
-        code
-    )  # squared norm of a code in the residual stream: that of c ordinary channels
+    width, at = config.hidden_size, _Channels.of(config)
+    long, short, reach = len(at.own), len(at.back[0]), len(at.back)
     counts = count_bigrams(tokens, config.vocab_size)
-    embedding, head = factorize(counts, rank, seed)
+    embedding, head = factorize(counts, at.rank, seed)
     loss = refine(
         embedding,
         head,
         counts,
         width=width,
-        other_energy=3 * energy,
+        other_energy=float(long + reach * short),  # of the codes: one a channel, as elsewhere
         iterations=iterations,
         lr=lr,
         seed=seed,
     )
     generator = generator_for(seed, "token codes")
-    codes = F.normalize(torch.randn(config.vocab_size, code, generator=generator), dim=1)
-    own, previous, before, predicted = (
-        torch.arange(rank + i * code, rank + (i + 1) * code) for i in range(4)
-    )
+    codes = spread_codes(config.vocab_size, long, generator)
+    shorten = torch.linalg.qr(torch.randn(long, short, generator=generator)).Q.T
     table = network.model.embed_tokens.weight
     table.zero_()
-    table[:, :rank], table[:, own] = embedding, codes * energy**0.5
+    table[:, : at.rank], table[:, at.own] = embedding, codes * long**0.5
     network.head_weight.zero_()
-    network.head_weight[:, :rank], network.head_weight[:, predicted] = head, codes
+    # AdamW moves every entry alike, so the head's codes are larger than unit ones to be moved less for their size.
+    network.head_weight[:, : at.rank] = head
+    network.head_weight[:, at.predicted] = codes * _HEAD_SCALE
 
     # RMSNorm multiplies what a layer reads by these, since the stream's squared norm is known.
-    scale_0 = (width / (rank + energy)) ** 0.5
-    scale_1 = (width / (rank + 3 * energy)) ** 0.5
+    scale_0 = (width / (at.rank + long)) ** 0.5
+    scale_1 = (width / (at.rank + long + reach * short)) ** 0.5
     first, second = (cast(Block, layer).self_attn for layer in network.model.layers[:2])
-    for head_index, (distance, target) in enumerate(((1, previous), (2, before))):
-        _look_back(first, head_index, distance)
-        _copy(first, head_index, own, target, 1 / scale_0)
+    for number, target in enumerate(at.back):
+        _look_back(first, number, distance=number + 1)
+        _copy(first, number, at.own, shorten, target, 1 / scale_0)
     _sharpen(first, _SHARPNESS_PREVIOUS)
-    _match(second, 0, queries=(own, previous), keys=(previous, before), generator=generator)
-    _copy(second, 0, own, predicted, _GAIN / (scale_1**2 * energy**0.5))
+    same = torch.eye(short)
+    recent = [(at.own, shorten), *[(span, same) for span in at.back[:-1]]]
+    for number, gain in enumerate(_GAINS[: reach - 1]):
+        _match(second, number, recent[: reach - number], [(span, same) for span in at.back])
+        _copy(
+            second,
+            number,
+            at.own,
+            torch.eye(long),
+            at.predicted,
+            gain / (scale_1**2 * long**0.5 * _HEAD_SCALE),
+        )
     _sharpen(second, _SHARPNESS_INDUCTION)
     return loss
+
+
+@torch.no_grad()
+def spread_codes(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """`count` unit vectors [count, size] with no two near each other: random ones that push their nearest
+    neighbours away, a sample of all at a time."""
+    codes = F.normalize(torch.randn(count, size, generator=generator), dim=1)
+    for step in range(_SPREAD_STEPS):
+        sample = torch.randperm(count, generator=generator)[:_SPREAD_SAMPLE]
+        others = codes[sample]
+        sharpness = 8 * 3 ** (step / _SPREAD_STEPS)
+        weights = torch.exp(sharpness * (codes @ others.T - 1))
+        weights[sample, torch.arange(len(sample))] = 0
+        push = weights @ others
+        push -= (push * codes).sum(1, keepdim=True) * codes
+        norm = push.norm(dim=1, keepdim=True)
+        rate = 0.3 * (1 - step / _SPREAD_STEPS)
+        codes = F.normalize(codes - rate * push / norm.maximum(norm.mean()), dim=1)
+    return codes
 
 
 def _look_back(attention: Attention, head: int, distance: int) -> None:
@@ -134,38 +187,35 @@ def _look_back(attention: Attention, head: int, distance: int) -> None:
 def _match(
     attention: Attention,
     head: int,
-    *,
-    queries: tuple[Tensor, Tensor],
-    keys: tuple[Tensor, Tensor],
-    generator: torch.Generator,
+    queries: Sequence[tuple[Tensor, Tensor]],
+    keys: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
-    """Aim a head at positions whose `keys` channels hold the codes that are in its own `queries` channels.
+    """Aim a head at positions whose key codes are its query codes, one by one; a code is (channels, map [n, channels]).
 
-    The codes are laid on the slowest rotary pairs, which a context's length hardly turns: the first on the
-    pairs' first halves, the second on their second halves.
+    They are laid on the slowest rotary pairs, which a context's length hardly turns.
     """
     config = attention.config
-    half = config.head_dim // 2
-    code = len(queries[0])
-    slots = min(code, half // 2)
-    slow = torch.arange(half - slots, half)
-    projection = torch.linalg.qr(torch.randn(code, code, generator=generator)).Q[:, :slots].T
-    for weight, row, sources in (
+    half, quarter = config.head_dim // 2, config.head_dim // 4
+    slow = torch.cat([torch.arange(half - quarter, half) + offset for offset in (0, half)])
+    for weight, row, codes in (
         (attention.q_proj.weight, _query_rows(config, head), queries),
         (attention.k_proj.weight, _key_rows(config, head), keys),
     ):
         weight[row] = 0
-        for place, source in zip((slow, slow + half), sources, strict=True):
-            weight[(row.start + place)[:, None], source] = projection
+        for number, (source, shape) in enumerate(codes):
+            lanes = slow[number * len(shape) : (number + 1) * len(shape)]
+            weight[(row.start + lanes)[:, None], source] = shape
 
 
-def _copy(attention: Attention, head: int, source: Tensor, target: Tensor, scale: float) -> None:
-    """Let a head write the `source` channels of what it attends to into its `target` channels."""
+def _copy(
+    attention: Attention, head: int, source: Tensor, shape: Tensor, target: Tensor, scale: float
+) -> None:
+    """Let a head write `shape` [target, source] of the `source` channels of what it attends to into `target`."""
     config = attention.config
     rows = _key_rows(config, head)
-    lanes = torch.arange(len(source))
+    lanes = torch.arange(len(target))
     attention.v_proj.weight[rows] = 0
-    attention.v_proj.weight[rows.start + lanes, source] = 1.0
+    attention.v_proj.weight[(rows.start + lanes)[:, None], source] = shape
     attention.o_proj.weight[target, head * config.head_dim + lanes] = scale
 
 

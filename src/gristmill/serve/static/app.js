@@ -138,7 +138,7 @@ async function answer() {
         stream: true,
         stream_options: { include_usage: true },
         temperature: Number($("temperature").value),
-        max_tokens: Number($("max-tokens").value) || 256,
+        ...($("max-tokens").value && { max_tokens: Number($("max-tokens").value) }),
         ...(withSources && { retrieval: true }),
         ...(withCertainty && { logprobs: true }),
       }),
@@ -271,6 +271,7 @@ try {
   $("model").textContent = `${info.model} · ${count(info.parameters)} parameters · context ${info.context.toLocaleString("en")} tokens`;
   document.title = `${info.model} – Gristmill`;
   $("retrieval-switch").hidden = !info.retrieval;
+  $("max-tokens").value = Math.min(256, info.context >> 1);
   for (const example of info.examples) {
     const button = element("button", { type: "button" }, ...inline(example));
     button.addEventListener("click", () => ask(example));
