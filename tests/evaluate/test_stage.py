@@ -111,6 +111,15 @@ def test_everything_is_measured_and_equal_runs_are_equal(line, tmp_path: Path) -
     assert retrieval["heldout"]["passage_found"] == 1.0
     assert set(metrics["preferences"]) == {"sft", "dpo"}
     assert "heldout_reward" in metrics["preferences"]["dpo"]
+    # Random weights say nothing right themselves; the passage that is quoted after them does.
+    for group, n in (("seen", 2), ("heldout", 1)):
+        written = metrics["written"][group]
+        assert {k: written[k] for k in ("n", "shown", "own_words", "quoted")} == {
+            "n": n,
+            "shown": 1.0,
+            "own_words": 0.0,
+            "quoted": 1.0,
+        }
     sample = metrics["samples"][0]
     assert list(sample["answers"]) == ["base", "sft", "dpo", "dpo_retrieval"]
     assert sample["expected"] == FACTS[0].summary

@@ -172,7 +172,7 @@ def test_words_that_no_passage_holds_are_followed_by_the_best_passage(index):
     best = found.passages[0]
     assert found.text == f"{said}\n\nThe documents say:\n\n{best.text}"
     assert best.title == "heapq.nlargest"
-    assert (found.citations, found.found, found.quoted) == ((best,), True, True)
+    assert (found.citations, found.found, found.own_words) == ((best,), True, said)
     *pieces, last = answer_stream(Says(said), index, "What does `heapq.nlargest` do?")
     assert "".join(pieces) == last.text
     assert last == found

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gristmill.engine import Engine
+from gristmill.engine import Engine, target_logprobs
 from gristmill.files import read_jsonl
 from gristmill.formats import Model
 from gristmill.lm import Request, SamplingParams
@@ -64,8 +63,7 @@ def sequence_logprobs(network: Transformer, rows: Sequence[Row], dtype: torch.dt
     ids, targets = pad(rows, 0)
     at = targets[:, 1:] != -100
     hidden = network.hidden(ids[:, :-1], dtype=dtype)[at]
-    logits = F.linear(hidden, network.head_weight.to(hidden.dtype)).float()
-    values = -F.cross_entropy(logits, targets[:, 1:][at], reduction="none")
+    values = target_logprobs(network, hidden, targets[:, 1:][at])
     owner = torch.arange(len(rows))[:, None].expand_as(at)[at]
     return torch.zeros(len(rows)).index_add(0, owner, values)
 

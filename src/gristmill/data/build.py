@@ -12,14 +12,16 @@ folder_source.py, python_source.py ("tests", "vendored", "licence_text", "instal
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
@@ -286,7 +288,21 @@ def _pool(workers: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
     """Processes are spawned: a fork of a process that runs threads (torch, pyarrow) may lock up."""
     if workers == 1:
         return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+    )
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _processed(

@@ -3,5 +3,15 @@
 from gristmill.engine.batch import Batch, Generation
 from gristmill.engine.engine import Engine
 from gristmill.engine.inspection import Candidate, Inspection, Read, inspect
+from gristmill.engine.scoring import target_logprobs
 
-__all__ = ["Batch", "Candidate", "Engine", "Generation", "Inspection", "Read", "inspect"]
+__all__ = [
+    "Batch",
+    "Candidate",
+    "Engine",
+    "Generation",
+    "Inspection",
+    "Read",
+    "inspect",
+    "target_logprobs",
+]

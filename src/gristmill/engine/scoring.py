@@ -25,17 +25,18 @@ def text_logprobs(network: Transformer, rows: Sequence[Sequence[int]]) -> list[l
         counts = [len(rows[i]) - 1 for i in group]
         hidden_ND = torch.cat([hidden[b, :n] for b, n in enumerate(counts)])
         targets_N = torch.cat([tokens_BT[b, 1 : n + 1] for b, n in enumerate(counts)])
-        values = _target_logprobs(network, hidden_ND, targets_N).split(counts)
+        values = target_logprobs(network, hidden_ND, targets_N).split(counts)
         for i, value in zip(group, values, strict=True):
             results[i] = value.tolist()
     return results
 
 
-def _target_logprobs(network: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+def target_logprobs(network: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """log p(target) after each final hidden state, float32 [N]; logits exist a slice at a time."""
     rows = max(1, LOGIT_BYTES // (4 * network.config.vocab_size))
     head = network.head_weight.to(hidden_ND.dtype)
-    parts = []
-    for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True):
-        logits = F.linear(hidden, head).float()
-        parts.append(-F.cross_entropy(logits, targets, reduction="none"))
+    parts = [
+        -F.cross_entropy(F.linear(hidden, head).float(), targets, reduction="none")
+        for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+    ]
     return torch.cat(parts)

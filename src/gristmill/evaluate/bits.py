@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gristmill.evaluate.likelihood import batches, target_logprobs
+from gristmill.evaluate.likelihood import batches, masked_logprobs
 from gristmill.evaluate.shards import Document
 from gristmill.model import Transformer
 
@@ -81,7 +81,7 @@ def bits_per_byte(
                 first = window.scored_from - window.start - 1
                 targets[row, first : len(ids) - 1] = ids[first + 1 :]
             hidden = network.hidden(tokens.to(device), dtype=dtype)
-            logprobs = target_logprobs(network, hidden, targets.to(device))
+            logprobs = masked_logprobs(network, hidden, targets.to(device))
             for row, window in enumerate(batch):
                 nats[window.document] -= logprobs[row].sum().item()
     groups: dict[str, Bits] = {}

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from gristmill.engine import target_logprobs
 from gristmill.errors import RequestError
 from gristmill.model import KVCache, Transformer
 
 T = TypeVar("T")
 
 _BATCH_TOKENS = 4096  # padded tokens of a forward pass
-_HEAD_ROWS = 2048  # rows of logits held at once: 64 MB at a vocabulary of 8k
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,11 @@ def batches(items: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]
         yield batch
 
 
-def target_logprobs(network: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-    """log p(target) at every place in float64, and 0 where the target is -1. [B, T]
-
-    Logits are only computed where there is a target, a slice at a time.
-    """
+def masked_logprobs(network: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+    """log p(target) at every place in float64, and 0 where the target is -1. [B, T]"""
     wanted = targets_BT >= 0
-    hidden, targets = hidden_BTD[wanted], targets_BT[wanted]
-    weight = network.head_weight.to(hidden.dtype)
-    parts = [
-        -F.cross_entropy(F.linear(rows, weight).float(), ids, reduction="none").double()
-        for rows, ids in zip(hidden.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
-    ]
     out = torch.zeros(targets_BT.shape, dtype=torch.float64, device=targets_BT.device)
-    out[wanted] = torch.cat(parts) if parts else out.new_empty(0)
+    out[wanted] = target_logprobs(network, hidden_BTD[wanted], targets_BT[wanted]).double()
     return out
 
 
@@ -125,7 +115,7 @@ def _score_batch(
             inputs.to(device), cache=cache, positions_BT=positions.to(device), dtype=dtype
         )
         hidden = torch.cat([hidden, later], dim=1)
-    sums = target_logprobs(network, hidden, targets.to(device)).sum(1).tolist()
+    sums = masked_logprobs(network, hidden, targets.to(device)).sum(1).tolist()
     scored = iter(
         Likelihood(total, count) for total, count in zip(sums, option_lengths.tolist(), strict=True)
     )

@@ -10,10 +10,11 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.evaluate.bits import bits_per_byte, total
-from gristmill.evaluate.choices import read_items, score_items
+from gristmill.evaluate.choices import Item, read_items, score_items
 from gristmill.evaluate.preferences import accuracies, read_pairs, score_pairs
 from gristmill.evaluate.samples import answers, next_tokens, pick_questions
 from gristmill.evaluate.shards import Document, read_documents
+from gristmill.evaluate.written import score_written
 from gristmill.files import read_json, write_json
 from gristmill.formats import Model
 from gristmill.model import Transformer, initialize
@@ -32,7 +33,8 @@ class EvaluateConfig(StageConfig):
 
     context: tokens a window holds when bits are counted; what the models were trained on, as they may
         be worse beyond it. choices, pairs: at most so many seen and so many held-out items of each test.
-    passages: how many the index is asked for. questions: asked in the samples besides the first
+    passages: how many the index is asked for. written: seen and held-out items whose answer with sources the
+    last model writes out. questions: asked in the samples besides the first
     `seen_samples` and `heldout_samples` of the test. prompts: whose next tokens are shown.
     """
 
@@ -41,6 +43,7 @@ class EvaluateConfig(StageConfig):
     choices: NonNegativeInt = 200
     pairs: NonNegativeInt = 200
     passages: PositiveInt = 3
+    written: NonNegativeInt = 20
     questions: tuple[str, ...] = ()
     seen_samples: int = 3
     heldout_samples: int = 2
@@ -88,6 +91,9 @@ def run(
             before = scores
         steps.done(preferences=len(pairs))
 
+        if index is not None and config.written and stages:
+            metrics["written"] = _written(config, list(stages.values())[-1], items, index)
+
     picked = pick_questions(items, config.seen_samples, config.heldout_samples)
     asked = [*config.questions, *(item.question for item in picked)]
     metrics["samples"] = answers(stages, asked, config.answer_tokens, index)
@@ -101,6 +107,22 @@ def run(
     path = out_dir / "samples.json"
     write_json(path, {"samples": metrics["samples"], "next_token": metrics["next_token"]})
     return Result({"samples": path}, metrics)
+
+
+def _written(
+    config: EvaluateConfig, model: Model, items: list[Item], index: Index
+) -> dict[str, Any]:
+    """`score_written` of the model that the line made last, for seen and held-out items apart."""
+    chosen = pick_questions(items, config.written, config.written)
+    groups = {
+        "seen": [item for item in chosen if item.seen],
+        "heldout": [item for item in chosen if not item.seen],
+    }
+    return {
+        name: score_written(model, group, index, config.answer_tokens, config.passages)
+        for name, group in groups.items()
+        if group
+    }
 
 
 class _Steps:

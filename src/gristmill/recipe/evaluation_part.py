@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gristmill.recipe.headline import percent
 from gristmill.recipe.look import look
 from gristmill.recipe.making_part import visible
 from gristmill.report import (
@@ -222,6 +223,17 @@ def score_rows(manifests: Manifests) -> list[tuple[str, str]]:
         for name, (label, _) in BITS.items()
         if isinstance(value := look(metrics, "bits_per_byte", name), int | float)
     ]
+    for what, what_said in WHATS.items():
+        score = look(metrics, "written", what)
+        if look(score, "n"):
+            own, quoted = percent(score["own_words"]), percent(score["quoted"])
+            rows.append(
+                (
+                    f"written answers with sources that state the documented description, {what_said}",
+                    f"{percent(score['shown'])} (n={score['n']}); {own} in the model's own words; "
+                    f"{quoted} quote the passage after them",
+                )
+            )
     for stage, title in STAGES.items():
         for how, how_said in HOWS.items():
             for what, what_said in WHATS.items():

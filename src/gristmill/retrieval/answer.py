@@ -21,15 +21,23 @@ class Answer:
     """text: what to show. passages: what the model was given, numbered from 1 as in the prompt.
 
     citations: the passages that support the text (see `supports`). found: whether the documents hold the
-    answer, as far as search and model can tell; False means that the text says so. quoted: the text ends
-    with the best passage word for word, because the model's own words were not what the passages say.
+    answer, as far as search and model can tell; False means that the text says so. quotation: what the text
+    ends with when the model's own words are not what the passages say: the best passage, word for word.
     """
 
     text: str
     passages: tuple[Passage, ...]
     citations: tuple[Passage, ...]
     found: bool
-    quoted: bool = False
+    quotation: str = ""
+
+    @property
+    def quoted(self) -> bool:
+        return bool(self.quotation)
+
+    @property
+    def own_words(self) -> str:
+        return self.text.removesuffix(self.quotation)
 
 
 def answer(
@@ -162,7 +170,7 @@ def _quotation(text: str, given: Sequence[Passage], cut_short: bool) -> str:
 def _judge(text: str, quotation: str, given: Sequence[Passage]) -> Answer:
     found = bool(quotation) or not _denies(text)
     citations = (given[0],) if quotation else supports(text, given) if found else ()
-    return Answer(text + quotation, tuple(given), citations, found, bool(quotation))
+    return Answer(text + quotation, tuple(given), citations, found, quotation)
 
 
 def _nothing_found() -> Answer:
