@@ -174,7 +174,7 @@ def test_serve_tells_where_it_is_answers_and_ends_cleanly(run: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     ) as process:
         try:
             assert process.stdout is not None

@@ -13,5 +13,6 @@ err = Console(stderr=True, highlight=False)
 
 
 def show_json(value: Any) -> None:
-    """The one JSON document of `--json`."""
+    """The one JSON document of `--json`, at once: a program may wait for it while this one goes on (`serve`)."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
