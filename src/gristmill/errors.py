@@ -52,6 +52,13 @@ def refused_by_system(error: OSError) -> GristmillError:
     return kind(f"the system refused: {what}{where}")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch was refused memory; torch says so in a RuntimeError's words on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def missing_extra(module: str, extra: str) -> RequestError:
     """The error for an optional dependency that is not installed, naming the extra that brings it."""
     return RequestError(

@@ -87,3 +87,14 @@ def hash_json(value: Any) -> str:
     """sha256 of a JSON-able value in canonical form (sorted keys, no spaces), in hex."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def listing_hash(place: Path) -> str:
+    """Changes when the file `place`, or one directly in that directory, is added, removed or touched; nothing
+    is read."""
+    files = (
+        sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    )
+    return hash_json(
+        [(os.fsencode(p.name).hex(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    )

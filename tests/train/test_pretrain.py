@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ from gristmill.files import hash_file
 from gristmill.formats import Model, save_hf
 from gristmill.tokenizer import Tokenizer
 from gristmill.train import pretrain, trainer
-from gristmill.train.pretrain import NextToken, PretrainConfig, bytes_of_token, check, run
+from gristmill.train.pretrain import (
+    NextToken,
+    PretrainConfig,
+    bytes_of_token,
+    check,
+    run,
+    source_fingerprint,
+)
 from gristmill.train.windows import Windows
 from tests.train.corpus import TEXTS, VOCAB, corpus, gradients, random_network, tiny_pretrain
 
@@ -223,3 +231,15 @@ def test_no_held_out_text_is_no_obstacle(inputs, tmp_path):
 def test_settings_that_cannot_work_together_are_refused(settings, said):
     with pytest.raises(RequestError, match=said):
         check(PretrainConfig(**settings))
+
+
+def test_another_base_model_at_the_same_place_is_noticed(whole, inputs, tmp_path):
+    model = tmp_path / "base"
+    shutil.copytree(whole[1].outputs["model"], model)
+    config = PretrainConfig(base=str(model))
+    before = source_fingerprint(config)
+    assert source_fingerprint(config) == before
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert source_fingerprint(config) != before
+    assert source_fingerprint(PretrainConfig()) == ""

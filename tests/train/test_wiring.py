@@ -60,6 +60,7 @@ def wired(tokens: np.ndarray, **shape) -> Transformer:
                 "num_layers": 3,
             },
         ),
+        (0.6, {"hidden_size": 192, "num_heads": 3, "num_kv_heads": 1, "head_dim": 66}),
         (0.3, {"hidden_size": 64, "num_heads": 2, "num_kv_heads": 2}),
         (0.6, {"hidden_size": 640, "num_heads": 10, "num_kv_heads": 2, "head_dim": 64}),
     ],
@@ -119,6 +120,8 @@ def test_the_network_is_the_bigram_table_where_nothing_repeats():
     with torch.inference_mode():
         logits = network(rows[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
+    # In 33 tokens of 96 the last two often stood before by chance, and the heads do not know yet how rarely that
+    # tells the next one; training learns it in a few steps. Without the heads it is limit + 0.02.
     assert loss < limit + 0.6
     assert loss < math.log(96) - 1
 

@@ -95,8 +95,7 @@ class Talk:
         messages = [*told, *self.turns, {"role": "user", "content": question}]
         said = ""
         for piece in self._pieces(messages):
-            if isinstance(piece, str):
-                said += piece
+            said = said + piece if isinstance(piece, str) else piece.own_words
             yield piece
         self.turns += [messages[-1], {"role": "assistant", "content": said}]
 

@@ -13,7 +13,14 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from gristmill import __version__
-from gristmill.errors import GristmillError, RequestError, WorkError, nearest, refused_by_system
+from gristmill.errors import (
+    GristmillError,
+    RequestError,
+    WorkError,
+    nearest,
+    out_of_memory,
+    refused_by_system,
+)
 
 # verb -> (module under gristmill.cli, attribute, what it does in one line). The attribute is a
 # command function, or a typer.Typer: a group of sub-verbs.
@@ -115,7 +122,9 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _fail(refused_by_system(error), arguments)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         _fail(WorkError("this machine has not enough memory for it"), arguments)
 
 

@@ -35,14 +35,14 @@ def run_index(model: str) -> Path | None:
     """Where the index of a run directory lies, or None when MODEL is no run or has none."""
     summary = _summary(model)
     name = summary.get("index")
-    return Path(model) / name if isinstance(name, str) else None
+    return Path(model).expanduser() / name if isinstance(name, str) else None
 
 
 def for_raw_text(model: str) -> Path:
     """The model directory that continues plain text: of a run its base model, said on standard error.
 
-    Tuning to chat is what makes a run's last model answer, and it costs that model plain text: the
-    shipped recipe's goes from 1.51 to 2.36 bits per byte. Raises RequestError when there is no model.
+    Tuning to chat is what makes a run's last model answer, and it costs that model plain text (docs/performance.md
+    has numbers). Raises RequestError when there is no model.
     """
     from gristmill.formats import resolve
 
@@ -64,7 +64,7 @@ def model_name(model: str) -> str:
 
 def example_questions(model: str, count: int = 4) -> tuple[str, ...]:
     """Questions that the run's own evaluation asked; () for a model that is not a run."""
-    file = Path(model) / "evaluate" / "manifest.json"
+    file = Path(model).expanduser() / "evaluate" / "manifest.json"
     if not file.is_file():
         return ()
     samples = read_json(file).get("metrics", {}).get("samples", [])
@@ -73,7 +73,7 @@ def example_questions(model: str, count: int = 4) -> tuple[str, ...]:
 
 
 def _summary(model: str) -> dict[str, object]:
-    file = Path(model) / "run.json"
+    file = Path(model).expanduser() / "run.json"
     if not file.is_file():
         return {}
     try:

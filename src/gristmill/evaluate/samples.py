@@ -49,7 +49,10 @@ def answers(
     if index is not None and engine is not None:
         name = f"{list(models)[-1]}_retrieval"
         for row in rows:
-            found = answer(engine, index, row["question"], params)
+            try:
+                found = answer(engine, index, row["question"], params)
+            except RequestError:  # not even one passage fits the model's context
+                continue
             row["answers"][name] = found.text
             row["citations"] = [passage.cite for passage in found.citations]
     return rows

@@ -226,12 +226,12 @@ def score_rows(manifests: Manifests) -> list[tuple[str, str]]:
     for what, what_said in WHATS.items():
         score = look(metrics, "written", what)
         if look(score, "n"):
-            own, quoted = percent(score["own_words"]), percent(score["quoted"])
+            shown, quoted = percent(score["shown"]), percent(score["quoted"])
             rows.append(
                 (
-                    f"written answers with sources that state the documented description, {what_said}",
-                    f"{percent(score['shown'])} (n={score['n']}); {own} in the model's own words; "
-                    f"{quoted} quote the passage after them",
+                    f"answers written with sources, documented description in the model's own words, {what_said}",
+                    f"{percent(score['own_words'])} (n={score['n']}); {shown} with what is quoted "
+                    f"after them ({quoted} quote)",
                 )
             )
     for stage, title in STAGES.items():

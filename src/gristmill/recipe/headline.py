@@ -101,9 +101,9 @@ def _evaluate(m: Mapping[str, Any]) -> str:
         seen = choices.get(last, {}).get(how, {}).get("seen", {}).get("accuracy")
         if seen is not None:
             parts.append(f"{how.replace('_', ' ')} {percent(seen)}")
-    shown = m.get("written", {}).get("seen", {}).get("shown")
-    if shown is not None:
-        parts.append(f"written answers {percent(shown)}")
+    written = m.get("written", {}).get("seen", {}).get("own_words")
+    if written is not None:
+        parts.append(f"written with sources {percent(written)}")
     return ", ".join(parts)
 
 

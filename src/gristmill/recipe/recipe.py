@@ -196,10 +196,25 @@ class Recipe:
                 try:
                     check(config)
                 except RequestError as error:
-                    problems.append(f"{self._where(stage)}{error}")
+                    # One setting may trouble several stages; the first complaint says enough.
+                    if not any(known.startswith(self._where(stage)) for known in problems):
+                        problems.append(f"{self._where(stage)}{error}")
         if problems:
             raise RequestError("\n".join(problems))
         return configs
+
+    def check_apart(self, configs: Mapping[str, StageConfig], run_dir: Path) -> None:
+        """Raises RequestError where something that a stage reads lies in the run that would replace it."""
+        for stage, node in self.line.items():
+            for key, words in node.paths.items():
+                given = getattr(configs[stage], key)
+                for value in [given] if isinstance(given, str | Path) else given or ():
+                    place = Path(value).expanduser().resolve()
+                    if value and value not in words and place.is_relative_to(run_dir.resolve()):
+                        raise RequestError(
+                            f"{self._where(stage)}{value} lies in {run_dir}, the run that would replace "
+                            "it. Choose another directory with --out."
+                        )
 
     def fingerprints(self, configs: Mapping[str, StageConfig]) -> dict[str, str]:
         """stage -> hash of what it reads from outside the run (source files), for those that do.

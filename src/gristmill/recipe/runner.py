@@ -20,7 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill.errors import GristmillError, RequestError, WorkError, nearest, refused_by_system
+from gristmill.errors import (
+    GristmillError,
+    RequestError,
+    WorkError,
+    nearest,
+    out_of_memory,
+    refused_by_system,
+)
 from gristmill.files import read_json, write_bytes, write_json, write_text
 from gristmill.recipe.line import Line, ancestors, descendants, parents
 from gristmill.recipe.manifest import (
@@ -88,6 +95,7 @@ def plan(
     """What a run would do, stage by stage. Reads the run directory and changes nothing."""
     line = recipe.line
     forced = _forced(line, from_stage)
+    recipe.check_apart(configs, run_dir)
     outside = recipe.fingerprints(configs)
     known: dict[str, dict[str, Any]] = {}
     judgements = []
@@ -119,6 +127,7 @@ def execute(
     line = recipe.line
     chosen, forced = _chosen(line, until), _forced(line, from_stage)
     configs = recipe.resolve()
+    recipe.check_apart(configs, run_dir)
     outside = recipe.fingerprints(configs)
     _check_directory(run_dir, line)
     known: dict[str, dict[str, Any]] = {}
@@ -131,6 +140,7 @@ def execute(
             judgement = _judge(run_dir, stage, configs[stage], key, inputs, stage in forced, verify)
             if judgement.action == "skip":
                 known[stage] = dict(judgement.manifest or {})
+                _tidy(run_dir / stage)  # it may have been killed right after it wrote its manifest
                 view.skipped(stage, known[stage])
             else:
                 view.started(stage, judgement.why)
@@ -270,7 +280,7 @@ def _run_stage(
     except OSError as error:
         raise WorkError(f"stage {stage} could not go on: {error}") from error
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise WorkError(
                 f"stage {stage} needs more memory than this machine has left. End other programs, or "
                 "choose a smaller --set size=…; --dry-run says what each stage needs."
@@ -297,16 +307,14 @@ def _run_stage(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(manifest_path(run_dir, stage), manifest)
-    (out_dir / ".work.json").unlink(missing_ok=True)
-    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)  # what it would have resumed from
+    _tidy(out_dir)
     return manifest
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch was refused memory; torch says so in a RuntimeError's words on a CPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+def _tidy(out_dir: Path) -> None:
+    """Remove what a finished stage would have resumed from."""
+    (out_dir / ".work.json").unlink(missing_ok=True)
+    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
 
 
 def _work_key(out_dir: Path) -> str:

@@ -152,7 +152,7 @@ def _prompts(
 
 
 def _denies(text: str) -> bool:
-    return NOT_FOUND.rstrip(".").lower() in text.lower() or not text.strip()
+    return NOT_FOUND.rstrip(".").lower() in text.lower()
 
 
 def _quotation(text: str, given: Sequence[Passage], cut_short: bool) -> str:

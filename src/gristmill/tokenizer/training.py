@@ -14,7 +14,7 @@ from pydantic import Field
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from gristmill.errors import RequestError, missing_extra
-from gristmill.files import read_json
+from gristmill.files import listing_hash, read_json
 from gristmill.stage import Progress, Result, StageConfig, quiet
 from gristmill.tokenizer.bulk import BulkEncoder
 from gristmill.tokenizer.chat import CHATML
@@ -84,6 +84,11 @@ def run(
     }
     progress(3, 3, "steps")
     return Result({"tokenizer": path}, metrics)
+
+
+def source_fingerprint(config: TokenizerConfig) -> str:
+    """Changes when the base tokenizer's files do."""
+    return listing_hash(base_directory(config.base)) if config.base else ""
 
 
 def base_directory(base: str) -> Path:

@@ -32,7 +32,8 @@ class OptimConfig(StageConfig):
     )
     lr_peak: NonNegativeFloat = 0.02  # of the hidden matrices
     # Factor on lr_peak for attention in the first two layers, where the heads that copy are (wiring.py). Muon moves
-    # every direction of a matrix alike, which wipes out heads that work already; below 1 they stay.
+    # every direction of a matrix alike, which wipes out heads that work already; below 1 they stay. Pretraining
+    # heeds it after a warm start only.
     lr_copying: NonNegativeFloat = 1.0
     lr_embedding_peak: NonNegativeFloat = 0.001  # of embeddings, norms and head
     # Decay is of the hidden matrices alone.

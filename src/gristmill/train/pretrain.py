@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from gristmill.errors import RequestError
-from gristmill.files import read_json, write_json
+from gristmill.files import listing_hash, read_json, write_json
 from gristmill.formats import Model, resolve, save_hf
 from gristmill.model import ModelConfig, Transformer, initialize
 from gristmill.stage import Progress, Result, quiet
@@ -127,6 +127,11 @@ def check(config: PretrainConfig) -> None:
         )
 
 
+def source_fingerprint(config: PretrainConfig) -> str:
+    """Changes when the base model's files do. Raises RequestError when it is not there."""
+    return listing_hash(resolve(config.base)) if config.base else ""
+
+
 def run(
     config: PretrainConfig, inputs: dict[str, Path], out_dir: Path, progress: Progress = quiet
 ) -> Result:
@@ -139,6 +144,10 @@ def run(
     except RequestError:  # a small folder may hold out less than one window
         heldout = None
     network, start = _start(config, tokenizer, windows, out_dir)
+    if (
+        config.base or config.warm_start == "none"
+    ):  # no heads were wired that a lower rate would keep
+        config = config.model_copy(update={"lr_copying": 1.0})
     objective = NextToken(
         windows,
         heldout,

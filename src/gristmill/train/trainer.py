@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gristmill.errors import WorkError
-from gristmill.files import write_text
+from gristmill.errors import RequestError, WorkError
+from gristmill.files import hash_json, write_text
 from gristmill.model import Transformer
 from gristmill.stage import Progress
 from gristmill.train import checkpoint
@@ -74,7 +74,8 @@ def train(
     Resumes from `out_dir/checkpoints` when a checkpoint is there: parameters, optimizer and metrics end
     bit-identical to a run that was never interrupted (same machine, same thread count). The checkpoints stay;
     whoever owns `out_dir` removes them once the result is safe (the recipe's runner, with the manifest).
-    Raises WorkError when the loss stops being finite, naming the step.
+    Raises WorkError when the loss stops being finite, naming the step; RequestError where the checkpoints are
+    those of other settings.
     """
     keep_freed_memory()
     dtype = resolve_dtype(config.compute_dtype, out_dir)
@@ -84,9 +85,14 @@ def train(
     checkpoints = out_dir / "checkpoints"
     metrics_path = out_dir / "metrics.jsonl"
     first, rows = 0, []
-    state = _state(network, optimizers, rows)
+    work = hash_json({"config": config.model_dump(mode="json"), "steps": steps})
+    state = _state(network, optimizers, rows, work)
     resumed = checkpoint.load_latest(checkpoints, state)
     if resumed is not None:
+        if state["work"] != work:
+            raise RequestError(
+                f"{checkpoints} is of a training with other settings; remove it, or give another directory"
+            )
         first, rows = resumed, json.loads(state["rows"])
         network.load_state_dict(state["network"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -117,7 +123,8 @@ def train(
         if not (math.isfinite(value) and math.isfinite(norm.item())):
             raise WorkError(
                 f"training diverged at step {step}: loss {value / targets}, gradient norm "
-                f"{norm.item()}. Lower lr_peak (now {config.lr_peak}) or raise warmup_steps."
+                f"{norm.item()}. Lower lr_peak (now {config.lr_peak}) and lr_embedding_peak "
+                f"(now {config.lr_embedding_peak}), or raise warmup_steps."
             )
         for optimizer in optimizers:
             optimizer.step()
@@ -143,12 +150,12 @@ def train(
             rate = targets_done / max(1e-9, time.monotonic() - started)
             progress(done, steps, "steps", **shown, **{f"{objective.counts}_per_s": rate})
             if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS or done == steps:
-                checkpoint.save(checkpoints, done, _state(network, optimizers, rows))
+                checkpoint.save(checkpoints, done, _state(network, optimizers, rows, work))
                 last_saved = time.monotonic()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise WorkError(
             f"training diverged at its last step, {steps - 1}: its update left weights that are not "
-            f"finite. Lower lr_peak (now {config.lr_peak})."
+            f"finite. Lower lr_peak (now {config.lr_peak}) and lr_embedding_peak."
         )
     network.eval()
     return rows
@@ -158,12 +165,14 @@ def _state(
     network: Transformer,
     optimizers: list[torch.optim.Optimizer],
     rows: list[dict[str, float]],
+    work: str,
 ) -> dict[str, Any]:
-    """What a checkpoint holds; the step is its name."""
+    """What a checkpoint holds; the step is its name. work: hash of the settings that it belongs to."""
     return {
         "network": network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rows": json.dumps(rows),
+        "work": work,
     }
 
 

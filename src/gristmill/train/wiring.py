@@ -59,7 +59,7 @@ class _Channels:
     @classmethod
     def of(cls, config: ModelConfig) -> _Channels:
         reach = min(3, config.num_heads)
-        slow = config.head_dim // 2  # channels of a head that a context's length hardly turns
+        slow = config.head_dim // 4 * 2  # channels of a head that a context's length hardly turns
         short = min(config.hidden_size // (6 * reach), slow // reach)
         long = min((config.hidden_size // 2 - reach * short) // 2, config.head_dim)
         sizes = [long, *[short] * reach, long]
