@@ -91,7 +91,10 @@ WRONG = [
     (["run", "--set", "size=gigantic"], "size"),
     (["run", "--set", "data.path=/no/such/place"], "--set data.path: "),
     (["run", "--set", "pretrain.base=/no/such"], "--set pretrain.base: no tokenizer at /no/such"),
-    (["run", "my-docs", "--set", "data.path=.", "--out", "."], "lies in ., the run that would replace it"),
+    (
+        ["run", "my-docs", "--set", "data.path=.", "--out", "."],
+        "lies in ., the run that would replace it",
+    ),
     (["run", "--verbose"], "add --dry-run"),
     (["run", "--until", "pretrian"], 'no stage "pretrian". Did you mean "pretrain"?'),
     (["run", "my-docs"], "data.path (the folder with your documents) is required"),
