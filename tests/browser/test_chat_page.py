@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import httpx
@@ -144,6 +145,10 @@ def test_what_the_model_writes_is_text_and_never_markup(page, url: str) -> None:
 
 
 def test_how_sure_the_model_is(page, endless_url: str) -> None:
+    def seeded(route) -> None:  # an unlucky draw would end the answer early
+        route.continue_(post_data=json.dumps(route.request.post_data_json | {"seed": 1}))
+
+    page.route("**/v1/chat/completions", seeded)
     page.goto(endless_url)
     page.get_by_text("Settings").click()
     page.get_by_role("switch", name="Show how sure it is").check(force=True)
