@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_shards_hold_the_ids_of_every_document(inputs, tmp_path):
             assert len(offsets) == len(chosen) + 1 == numbers["documents"] + 1
             assert numbers["bytes"] == sum(len(row["text"].encode()) for row in chosen)
             for row, start, end in zip(chosen, offsets, offsets[1:], strict=False):
-                expected = [separator, *oracle.encode(row["text"]).ids]
+                expected = [separator, *oracle.encode(row["text"], add_special_tokens=False).ids]
                 assert tokens[start:end].tolist() == expected, row["id"]
 
 
@@ -101,7 +102,9 @@ def test_large_vocabularies_take_four_bytes(inputs, tmp_path):
     wide = tmp_path / "wide"
     wide.mkdir()
     backend.save(str(wide / "tokenizer.json"))
-    (wide / "tokenizer_config.json").write_text('{"bos_token": "<|more_65099|>"}')
+    (wide / "tokenizer_config.json").write_text(
+        '{"bos_token": "<|more_65099|>", "add_bos_token": true}'
+    )
     out = run(TokensConfig(), {**inputs, "tokenizer": wide}, tmp_path / "out").outputs["tokens"]
     assert read_json(out / "manifest.json")["dtype"] == "uint32"
     tokens = np.load(out / "train.topics.npy")
@@ -115,6 +118,7 @@ def test_what_is_missing_is_named(inputs, tmp_path):
         run(TokensConfig(), {**inputs, "tokenizer": tmp_path}, tmp_path / "out")
     bare = tmp_path / "bare"
     bare.mkdir()
-    (bare / "tokenizer.json").write_bytes((inputs["tokenizer"] / "tokenizer.json").read_bytes())
-    with pytest.raises(RequestError, match="names no bos_token"):
+    content = read_json(inputs["tokenizer"] / "tokenizer.json") | {"post_processor": None}
+    (bare / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="names neither bos_token nor eos_token"):
         run(TokensConfig(), {**inputs, "tokenizer": bare}, tmp_path / "out")

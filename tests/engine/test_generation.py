@@ -17,7 +17,7 @@ GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
 def test_greedy_tokens_equal_transformers_generate(engine: Engine, oracle) -> None:
     stops = sorted(engine.tokenizer.stop_ids)
     for prompt in PROMPTS:
-        ids = engine.tokenizer.encode(prompt)
+        ids = engine.tokenizer.prompt_ids(prompt)
         expected = oracle.generate(
             torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -61,7 +61,7 @@ def test_logprobs_equal_transformers(engine: Engine, oracle) -> None:
     params = SamplingParams(max_tokens=16, temperature=0.9, seed=5, logprobs=4)
     for prompt in PROMPTS:
         (out,) = engine.generate([Request(prompt, params)])
-        ids = engine.tokenizer.encode(prompt)
+        ids = engine.tokenizer.prompt_ids(prompt)
         with torch.inference_mode():
             logits = oracle(torch.tensor([[*ids, *out.token_ids]])).logits[0, len(ids) - 1 :]
         expected = logits.log_softmax(-1)
@@ -111,7 +111,7 @@ def test_more_requests_than_rows_come_and_go(model, engine: Engine) -> None:
 
 def test_an_answer_longer_than_the_first_cache_allocation(engine: Engine, oracle) -> None:
     """180 positions: the cache starts with 128 and grows; the tokens are still transformers' own."""
-    ids = engine.tokenizer.encode("heap")
+    ids = engine.tokenizer.prompt_ids("heap")
     stops = sorted(engine.tokenizer.stop_ids)
     expected = oracle.generate(
         torch.tensor([ids]),
@@ -163,7 +163,7 @@ def test_seeds_reproduce_and_differ(engine: Engine) -> None:
 def test_a_draw_is_a_function_of_seed_and_position(engine: Engine) -> None:
     """Continuing a half-written answer under the same seed writes the same second half."""
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=11)
-    ids = engine.tokenizer.encode(PROMPTS[0])
+    ids = engine.tokenizer.prompt_ids(PROMPTS[0])
     (whole,) = engine.generate([Request(token_ids=ids, params=params)])
     begun = [*ids, *whole.token_ids[:9]]
     rest = SamplingParams(max_tokens=11, temperature=1.0, seed=11)
@@ -221,7 +221,7 @@ def test_scores_equal_transformers(engine: Engine, oracle) -> None:
     scored = engine.score([*PROMPTS, [5], [], [7, 8, 9]])
     assert scored[8].logprobs == (None,) and scored[9].logprobs == ()
     for text, got in zip([*PROMPTS, [5], [], [7, 8, 9]], scored, strict=True):
-        ids = engine.tokenizer.encode(text) if isinstance(text, str) else text
+        ids = engine.tokenizer.prompt_ids(text) if isinstance(text, str) else text
         assert list(got.token_ids) == ids
         if len(ids) < 2:
             continue

@@ -53,7 +53,7 @@ def oracle(model, tmp_path_factory):
 @pytest.mark.parametrize("text", [TEXT, "é🙂 naïve\n", "x", "<|im_end|>"])
 def test_probabilities_are_those_of_transformers(model, oracle, text):
     network, tokenizer = oracle
-    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    ids = tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = network(torch.tensor([[tokenizer.bos_token_id, *ids]])).logits[0]
     expected = logits.double().softmax(-1)
@@ -143,9 +143,10 @@ def test_command_line(model, tmp_path, monkeypatch, capsys):
     assert code == 0 and "pretrain/model" in out and "dpo/model *" in out
     assert 'gristmill inspect runs/one "import os"' in out
     code, out, _ = command(monkeypatch, capsys, "inspect", "runs/one/dpo", "--json")
-    (shown,) = json.loads(out)["models"]
-    assert code == 0 and shown["model"] == "runs/one/dpo/model"
-    assert shown["parameters"] == model.config.num_parameters and shown["answers_chats"]
+    shown = json.loads(out)
+    assert code == 0 and shown["path"] == "runs/one/dpo/model"
+    assert shown["parameters"] == model.config.num_parameters
+    assert next(t["name"] for t in shown["tensors"]) == "model.embed_tokens.weight"
     # a model by name; brackets in the text are not markup
     code, out, _ = command(monkeypatch, capsys, "inspect", "runs/one/dpo/model", "[bold]x")
     assert code == 0 and "'['" in out and "perplexity" in out and "all others" in out

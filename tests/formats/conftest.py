@@ -23,7 +23,7 @@ SHAPE = dict(
     intermediate_size=88,
     max_seq_len=96,
     rope_theta=5_000.0,
-    rms_norm_eps=1e-5,
+    norm_eps=1e-5,
 )
 
 

@@ -43,9 +43,12 @@ def test_what_is_no_model(tmp_path, monkeypatch):
         resolve(tmp_path / "pyhlep")
     with pytest.raises(RequestError, match=r"neither config\.json nor run\.json"):
         resolve(tmp_path / "pyhelp")
+    (tmp_path / "m.txt").write_text("")
+    with pytest.raises(RequestError, match=r"m\.txt is not a model: give a directory"):
+        resolve(tmp_path / "m.txt")
     (tmp_path / "m.gguf").write_text("")
-    with pytest.raises(RequestError, match="GGUF files are not read yet"):
-        resolve(tmp_path / "m.gguf")
+    with pytest.raises(RequestError, match="too short for a GGUF file"):
+        Model.load(tmp_path / "m.gguf")
     with pytest.raises(RequestError, match="not one behind an API"):
         resolve("openai:gpt-4o")
     (tmp_path / "runs" / "mine").mkdir(parents=True)

@@ -168,7 +168,9 @@ def test_other_types_and_gradients_go_through_the_twin():
 
 
 def test_layer_takes_the_place_of_a_linear_layer_from_outside():
-    network = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"up": torch.nn.Linear(32, 24)})})
+    network = torch.nn.ModuleDict(
+        {"block": torch.nn.ModuleDict({"up": torch.nn.Linear(32, 24, bias=False)})}
+    )
     x, weight, scale = problem(24, 32, 3)
     tensors = {"block.up.weight": weight, "block.up.weight_scale": scale}
     assert kernels.replace_int8(network, tensors) == ["block.up"]

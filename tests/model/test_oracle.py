@@ -13,7 +13,7 @@ from gristmill.model import KVCache, ModelConfig, Transformer
 CASES = {
     "qwen3": dict(qk_norm=True, num_kv_heads=2),
     "qwen3 untied, one kv head": dict(qk_norm=True, num_kv_heads=1, tie_embeddings=False),
-    "llama": dict(qk_norm=False, num_kv_heads=2, rope_theta=500_000.0, rms_norm_eps=1e-5),
+    "llama": dict(qk_norm=False, num_kv_heads=2, rope_theta=500_000.0, norm_eps=1e-5),
     "llama untied, all kv heads": dict(qk_norm=False, num_kv_heads=4, tie_embeddings=False),
 }
 BOUND = 1e-4
@@ -48,7 +48,7 @@ def pair(request):
             head_dim=config.head_dim,
             intermediate_size=config.intermediate_size,
             max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.rms_norm_eps,
+            rms_norm_eps=config.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=config.tie_embeddings,
             initializer_range=0.1,

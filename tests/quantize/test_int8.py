@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from gristmill.errors import RequestError, WorkError
+from gristmill.errors import RequestError
 from gristmill.files import hash_path
 from gristmill.formats import Model
 from gristmill.model import ModelConfig, Transformer
@@ -30,6 +30,7 @@ def random_model(qk_norm: bool = True, tie_embeddings: bool = True) -> Model:
         head_dim=16,
         intermediate_size=100,
         max_seq_len=128,
+        family="qwen3" if qk_norm else "llama",
         qk_norm=qk_norm,
         tie_embeddings=tie_embeddings,
     )
@@ -151,6 +152,6 @@ def test_what_cannot_be_quantized_is_refused(exported, tmp_path):
     with torch.no_grad():
         broken.network.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
     broken.save(tmp_path / "broken")
-    with pytest.raises(WorkError, match=r"layers\.1\.mlp\.up_proj\.weight holds NaN"):
+    with pytest.raises(RequestError, match=r"layers\.1\.mlp\.up_proj\.weight holds NaN"):
         run(Int8Config(), {"model": tmp_path / "broken"}, tmp_path / "out")
     assert not (tmp_path / "out" / "model").exists()

@@ -22,7 +22,8 @@ def test_transformers_loads_the_directory_with_equal_ids(saved, tokenizer, strin
 
     theirs = AutoTokenizer.from_pretrained(saved)
     plain = [s for s in strings if "<|" not in s] + texts[:2]
-    assert theirs(plain, add_special_tokens=True)["input_ids"] == tokenizer.encode_batch(plain)
+    assert theirs(plain)["input_ids"] == [tokenizer.prompt_ids(text) for text in plain]
+    assert theirs(plain, add_special_tokens=False)["input_ids"] == tokenizer.encode_batch(plain)
     assert len(theirs) == tokenizer.vocab_size
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (
         tokenizer.bos_id,
@@ -55,9 +56,15 @@ def test_conformance_strings_come_back(tokenizer, strings):
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(strings)] == strings
 
 
-def test_lone_surrogates_become_replacement_characters(tokenizer):
-    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
-    assert tokenizer.decode(tokenizer.encode_batch(["\udcff"])[0]) == "\ufffd"
+@pytest.mark.parametrize(("text", "at"), [("a\ud800b", 1), ("\udcff", 0), ("👨\ud83d", 1)])
+def test_lone_surrogates_are_refused_with_their_place(tokenizer, text, at):
+    says = rf"U\+D[0-9A-F]{{3}}, half of a surrogate pair, at character {at}"
+    with pytest.raises(RequestError, match=says):
+        tokenizer.encode(text)
+    with pytest.raises(RequestError, match=says):
+        tokenizer.encode_batch(["fine", text])
+    with pytest.raises(RequestError, match=says):
+        tokenizer.chat_ids([{"role": "user", "content": text}])
 
 
 @pytest.mark.parametrize("form", ["{0}", "x{0}y", "{0}{0}", " {0}\n"])

@@ -145,10 +145,10 @@ def _bits_of_text(model: Model, file: Path, context: int) -> dict[str, Any]:
     if not data:
         raise RequestError(f"{file} is empty, so there is nothing to measure")
     tokenizer = model.tokenizer
-    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    if start is None:
+    start = tokenizer.document_start
+    if not start:
         raise RequestError("the tokenizer has no token that begins a text")
-    ids = np.array([start, *tokenizer.encode(text)], np.int64)
+    ids = np.array([*start, *tokenizer.encode(text)], np.int64)
     document = Document(str(file), "text", ids, len(data))
     return _numbers(total(bits_per_byte(model.network, [document], context=context)))
 

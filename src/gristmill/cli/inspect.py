@@ -26,20 +26,26 @@ def inspect(
 ) -> None:
     """Show what MODEL expects after TEXT, and each token's probability and surprisal.
 
-    Of a run, the base model is asked: it continues text, the later ones answer. A model or run
-    without TEXT shows which models are there.
+    Of a run, the base model is asked: it continues text, the later ones answer. Without TEXT, a run
+    shows its models, and a model (directory, .gguf or llama2.c file) what it holds.
 
     Examples: `gristmill inspect "The capital of France is"`, `gristmill inspect runs/pyhelp`,
     `gristmill inspect runs/pyhelp "import os" --top 5`
     """
     from dataclasses import asdict
 
+    from gristmill.cli.holdings import holdings
+    from gristmill.cli.holdings import show as show_holdings
     from gristmill.cli.source import for_raw_text
     from gristmill.engine import inspect as read
-    from gristmill.formats import Model, newest_run
+    from gristmill.formats import Model, newest_run, resolve
 
     if text is None and _is_model(model_or_text):
-        _show_models(model_or_text, as_json)
+        if (Path(model_or_text).expanduser() / "run.json").is_file():
+            _show_models(model_or_text, as_json)
+        else:
+            found = holdings(resolve(model_or_text))
+            show_json(found) if as_json else show_holdings(found)
         return
     source = model_or_text if text is not None else str(newest_run())
     text = text if text is not None else model_or_text
@@ -52,14 +58,16 @@ def inspect(
 
 
 def _is_model(given: str) -> bool:
-    """Whether the only argument is a run or model directory rather than a text."""
+    """Whether the only argument is a run, a model directory or a model's file rather than a text."""
     path = os.path.expanduser(given)
+    if path.endswith((".gguf", ".bin")) and os.path.isfile(path):
+        return True
     marks = ("run.json", "recipe.toml", "config.json", "model/config.json")
     return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
 
 
 def _show_models(source: str, as_json: bool) -> None:
-    """The models of a run, or the one of a model directory; the run's own is the one to chat with."""
+    """The models of a run; its own is the one to chat with."""
     from gristmill.formats import load_config, resolve
     from gristmill.recipe import LINE
     from gristmill.recipe.headline import amount
@@ -67,7 +75,7 @@ def _show_models(source: str, as_json: bool) -> None:
     own = resolve(source)
     run = Path(source).expanduser()
     made = [run / stage / "model" for stage in LINE]
-    found = [path for path in made if (path / "config.json").is_file()] or [own]
+    found = [path for path in made if (path / "config.json").is_file()]
     rows: list[dict[str, Any]] = []
     for path in found:
         config = load_config(path)
@@ -98,8 +106,7 @@ def _show_models(source: str, as_json: bool) -> None:
         shape = (amount(row["parameters"]), f"{row['context']:,}")
         table.add_row(f"{name}{mark}", *shape, row["stage_does"])
     out.print(table)
-    if len(rows) > 1:
-        out.print("* is the model that chat, serve and eval take.")
+    out.print("* is the model that chat, serve and eval take.")
     example = f'gristmill inspect {source} "import os"'
     out.print(f"Give a text to see what it expects next: {example}", markup=False, soft_wrap=True)
 

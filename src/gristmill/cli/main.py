@@ -39,6 +39,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "generate": ("generate", "generate", "Continue a text."),
     "chat": ("chat", "chat", "Talk with a model in the terminal; --rag cites the documents."),
+    "convert": (
+        "convert",
+        "convert",
+        "Write a model in another format, and prove it says the same.",
+    ),
     "serve": ("serve", "serve", "An OpenAI-compatible API and a chat page for a model."),
     "report": (
         "report",

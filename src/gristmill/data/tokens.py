@@ -31,9 +31,10 @@ def run(
 ) -> Result:
     """`documents`, `tokenizer` -> `tokens`. Groups are in alphabetical order, documents in their own."""
     source, tokenizer = inputs["documents"], Tokenizer.load(inputs["tokenizer"])
-    if tokenizer.bos_id is None:
+    separator = tokenizer.document_start
+    if not separator:
         raise RequestError(
-            f"{inputs['tokenizer']}: the tokenizer names no bos_token, which separates documents"
+            f"{inputs['tokenizer']}: the tokenizer names neither bos_token nor eos_token, which separate documents"
         )
     out = out_dir / "tokens"
     out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def run(
         groups: dict[str, _Group] = {}
         stream = documents(source, split)
         while batch := list(islice(stream, _DOCUMENTS_AT_ONCE)):
-            _encode(batch, encoder, tokenizer.bos_id, dtype, groups)
+            _encode(batch, encoder, separator, dtype, groups)
             done += len(batch)
             progress(done, sum(rows.values()), "documents")
         splits[split] = {
@@ -85,15 +86,15 @@ class _Group:
 def _encode(
     batch: list[Document],
     encoder: BulkEncoder,
-    separator: int,
+    separator: list[int],
     dtype: np.dtype[Any],
     groups: dict[str, _Group],
 ) -> None:
     ids, lengths = encoder.encode([document.text for document in batch])
     for document, piece in zip(batch, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
         group = groups.setdefault(document.group, _Group(dtype))
-        group.parts.append(np.concatenate([[separator], piece]).astype(dtype))
-        group.lengths.append(len(piece) + 1)
+        group.parts.append(np.concatenate([separator, piece]).astype(dtype))
+        group.lengths.append(len(piece) + len(separator))
         group.ids.append(document.id)
         group.bytes += len(document.text.encode("utf-8"))
 

@@ -135,7 +135,7 @@ class Batch:
 
     def _emit(self, rows: list[Generation], hidden_BD: Tensor) -> list[tuple[Generation, Chunk]]:
         """Sample for `rows`, and let those that ended leave."""
-        logits_BV = F.linear(hidden_BD, self._network.head_weight.to(hidden_BD.dtype)).float()
+        logits_BV = self._network.logits(hidden_BD)
         tokens = sample(logits_BV, [g.history for g in rows])
         events = []
         for g, token, logits_V in zip(rows, tokens, logits_BV, strict=True):

@@ -90,12 +90,9 @@ class Engine(LM):
         """Tokenize and check a request. Raises RequestError; computes nothing."""
         params = request.params
         prompt = self._ids(request.prompt if request.token_ids is None else request.token_ids)
+        prompt = prompt or self.tokenizer.document_start
         if not prompt:
-            if self.tokenizer.bos_id is None:
-                raise RequestError(
-                    "the prompt is empty, and the tokenizer has no token to begin with"
-                )
-            prompt = [self.tokenizer.bos_id]
+            raise RequestError("the prompt is empty, and the tokenizer has no token to begin with")
         if len(prompt) >= self.context:
             raise ContextOverflow(len(prompt), self.context, room=1)
         stop_ids = self.tokenizer.stop_ids | frozenset(params.stop_token_ids)
@@ -108,7 +105,7 @@ class Engine(LM):
 
     def _ids(self, text: str | Sequence[int]) -> list[int]:
         if isinstance(text, str):
-            return self.tokenizer.encode(text)
+            return self.tokenizer.prompt_ids(text)
         ids = [int(i) for i in text]
         size = self.model.config.vocab_size
         for i in ids:

@@ -52,7 +52,7 @@ class Inspection:
 
 @torch.inference_mode()
 def inspect(model: Model, text: str, top: int = 10) -> Inspection:
-    """Read `text`, after the token that begins documents where there is one, and look at what follows.
+    """Read `text`, after what the tokenizer puts before a prompt, and look at what follows.
 
     Raises RequestError when nothing is left to read or the text is longer than the context.
     """
@@ -60,7 +60,7 @@ def inspect(model: Model, text: str, top: int = 10) -> Inspection:
         raise RequestError(f"top must be at least 1, not {top}")
     tokenizer = model.tokenizer
     ids = tokenizer.encode(text)
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    begin = tokenizer.before
     if not begin and not ids:
         raise RequestError("the text is empty, and the tokenizer has no token to begin with")
     every = torch.tensor([begin + ids])

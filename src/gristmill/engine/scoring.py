@@ -34,9 +34,8 @@ def text_logprobs(network: Transformer, rows: Sequence[Sequence[int]]) -> list[l
 def target_logprobs(network: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target) after each final hidden state, float32 [N]; logits exist a slice at a time."""
     rows = max(1, LOGIT_BYTES // (4 * network.config.vocab_size))
-    head = network.head_weight.to(hidden_ND.dtype)
     parts = [
-        -F.cross_entropy(F.linear(hidden, head).float(), targets, reduction="none")
+        -F.cross_entropy(network.logits(hidden), targets, reduction="none")
         for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
     ]
     return torch.cat(parts)

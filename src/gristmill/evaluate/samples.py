@@ -67,10 +67,9 @@ def next_tokens(
     (its ids but the last, which is the "actual" one).
     """
     tokenizer = model.tokenizer
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     rows = []
     for prompt in prompts:
-        ids = begin + tokenizer.encode(prompt)
+        ids = tokenizer.prompt_ids(prompt)
         if not ids:
             raise RequestError("a prompt of `prompts` is empty, and no token begins a text")
         rows.append({"prompt": prompt, "top": _likeliest(model, ids, top)})

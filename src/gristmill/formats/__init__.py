@@ -1,7 +1,22 @@
-"""What lies on disk: Hugging Face directories, read and written so that other tools agree."""
+"""What lies on disk, read and written so that other tools agree: Hugging Face directories, GGUF, llama2.c."""
 
-from gristmill.formats.hf import load_config, read_tensors, save_hf
-from gristmill.formats.model import Model
+from gristmill.formats.convert import Conversion, convert
+from gristmill.formats.describe import Description, describe
+from gristmill.formats.families import FAMILIES
+from gristmill.formats.hf import load_network, save_hf
+from gristmill.formats.model import Model, load_config
 from gristmill.formats.paths import newest_run, resolve
 
-__all__ = ["Model", "load_config", "newest_run", "read_tensors", "resolve", "save_hf"]
+__all__ = [
+    "FAMILIES",
+    "Conversion",
+    "Description",
+    "Model",
+    "convert",
+    "describe",
+    "load_config",
+    "load_network",
+    "newest_run",
+    "resolve",
+    "save_hf",
+]

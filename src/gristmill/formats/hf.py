@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gristmill.errors import RequestError, nearest
 from gristmill.files import read_json, write_json, write_text, write_with
-from gristmill.formats.families import config_from_hf, config_to_hf
-from gristmill.kernels import Int8Linear
-from gristmill.model import ModelConfig, Transformer
+from gristmill.formats.families import config_from_hf, config_to_hf, family_of
+from gristmill.formats.filling import fill, stored
+from gristmill.formats.rules import Rule
+from gristmill.formats.source import DirectorySource
+from gristmill.kernels import Int8Linear, replace_int8
+from gristmill.model import Linear, Transformer, meta_network
 from gristmill.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5_000_000_000
-
-
-def load_config(directory: str | Path) -> ModelConfig:
-    """The shape of the network in a model directory. Raises RequestError."""
-    return config_from_hf(read_config(directory), Path(directory) / "config.json")
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -41,41 +38,44 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     return hf
 
 
-def read_tensors(directory: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a model directory, memory-mapped, in the dtype it has on disk.
-
-    Raises RequestError, with the file, for a missing, truncated or malformed one.
-    """
-    tensors: dict[str, Tensor] = {}
-    for file, names in _shards(Path(directory)):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys() if names is None else names:
-                    tensors[name] = opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise RequestError(f"{file} is damaged or incomplete: {error}") from error
-    return tensors
-
-
-def _shards(directory: Path) -> Iterator[tuple[Path, list[str] | None]]:
-    """The files that hold the weights, and which tensors to take from each (None: all)."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        yield single, None
-        return
-    if not index.is_file():
-        raise RequestError(f"{directory} holds no weights: model.safetensors is missing")
+def read_generation(directory: str | Path) -> dict[str, Any]:
+    """generation_config.json, {} where there is none. Raises RequestError when it is no JSON object."""
+    file = Path(directory) / "generation_config.json"
+    if not file.is_file():
+        return {}
     try:
-        weight_map: dict[str, str] = read_json(index)["weight_map"]
-        files = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{index} is not an index of safetensors: {error!r}") from error
-    for name in files:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise RequestError(f"{index}: a shard must be a file beside it, not {name!r}")
-        if not (directory / name).is_file():
-            raise RequestError(f"{directory / name} is missing; {index.name} names it")
-        yield directory / name, sorted(key for key, file in weight_map.items() if file == name)
+        found = read_json(file)
+    except ValueError as error:
+        raise RequestError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise RequestError(f"{file} must hold a JSON object")
+    return found
+
+
+def load_network(
+    directory: str | Path,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+) -> Transformer:
+    """The network of a model directory, in evaluation mode; no tokenizer is needed.
+
+    Weights become `dtype` ("auto": each as it is stored); 8-bit ones stay as they are. Raises RequestError for
+    whatever is missing, damaged or not supported, naming file and tensor.
+    """
+    kind, place = (None if dtype == "auto" else torch_dtype(dtype)), torch_device(device)
+    hf, file = read_config(directory), Path(directory) / "config.json"
+    config = config_from_hf(hf, file)
+    family = family_of(config)
+    quantized = check_quantization(hf, file)
+    source = DirectorySource(directory, family.prefix)
+    network = meta_network(config)
+    rules = family.rules(config)
+    if quantized:
+        _check_scales(source, network, rules)
+        with torch.device("meta"):
+            replace_int8(network, source.names())
+    fill(network, source, rules, kind, place)
+    return network.eval()
 
 
 def save_hf(
@@ -84,36 +84,45 @@ def save_hf(
     tokenizer: Tokenizer | None = None,
     *,
     card: str | None = None,
+    generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a directory that transformers loads, in the dtype of the weights. config.json comes last.
 
     Layers replaced by `Int8Linear` are written as compressed-tensors (int-quantized). `card` becomes
-    README.md. An older model in the directory is replaced; other files there are left alone.
+    README.md; `generation` is kept in generation_config.json. An older model in the directory is replaced; other
+    files there are left alone. Raises RequestError for what the family's files cannot say.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise RequestError(f"cannot save a model in {directory}: it is a file")
+    hf = config_to_hf(network.config)
+    rules = family_of(network.config).rules(network.config)
+    quantization = _quantization_config(network, rules)
+    expected = {name.removesuffix("_scale") for name in network.state_dict()}
+    added = sorted(expected - set(meta_network(network.config).state_dict()))
+    if added:
+        raise RequestError(
+            f"this network holds {added[0]}, which is no part of a {network.config.family}: merge its adapters "
+            "first (gristmill.adapters.merge_and_unload), or save them alone (save_adapter)"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     # A reader must not pair the old config with new weights.
     (directory / "config.json").unlink(missing_ok=True)
-    for old in directory.glob("model*.safetensors*"):
-        old.unlink()
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
-    }
-    _write_tensors(tensors, directory, max_shard_bytes)
+    for pattern in ("model*.safetensors*", "pytorch_model*.bin*"):
+        for old in directory.glob(pattern):
+            old.unlink()
+    _write_tensors(stored(network, rules), directory, max_shard_bytes)
     dtype = str(network.model.embed_tokens.weight.dtype).removeprefix("torch.")
-    config = {**config_to_hf(network.config), "dtype": dtype}
     ids = _token_ids(tokenizer)
-    config.update(ids)
-    quantization = _quantization_config(network)
+    config = {**hf, "dtype": dtype, **ids}
     if quantization is not None:
         config["quantization_config"] = quantization
     if tokenizer is not None:
         tokenizer.save(directory)
         stops = sorted(tokenizer.stop_ids)
-        write_json(directory / "generation_config.json", {**ids, "eos_token_id": stops})
+        kept = {**(generation or {}), **ids, "eos_token_id": stops}
+        write_json(directory / "generation_config.json", kept)
     if card is not None:
         write_text(directory / "README.md", card)
     write_json(directory / "config.json", config)
@@ -129,44 +138,60 @@ def _token_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
     }
 
 
-def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+def _write_tensors(
+    tensors: Iterable[tuple[str, Tensor]], directory: Path, max_shard_bytes: int
+) -> None:
+    """Shards as they fill up, under names that tell how many there are once that is known."""
+    shard: dict[str, Tensor] = {}
+    written: list[list[str]] = []  # names of each shard
+    size = total = 0
 
-    def write(name: str, shard: dict[str, Tensor]) -> None:
+    def write() -> None:
+        target = directory / f".shard-{len(written)}"
         # transformers looks for the format before it reads a file
-        write_with(directory / name, lambda path: save_file(shard, path, metadata={"format": "pt"}))
+        write_with(target, lambda path: save_file(shard, path, metadata={"format": "pt"}))
+        written.append(list(shard))
+        shard.clear()
 
-    if len(shards) == 1:
-        write("model.safetensors", shards[0])
+    for old in directory.glob(".shard-*"):  # of a save that was killed
+        old.unlink()
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > max_shard_bytes:
+            write()
+            size = 0
+        shard[name] = tensor.cpu().contiguous()
+        size += tensor.nbytes
+        total += tensor.nbytes
+    write()
+    if len(written) == 1:
+        (directory / ".shard-0").rename(directory / "model.safetensors")
         return
     weight_map = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write(name, shard)
-        weight_map.update(dict.fromkeys(shard, name))
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    for number, names in enumerate(written):
+        name = f"model-{number + 1:05d}-of-{len(written):05d}.safetensors"
+        (directory / f".shard-{number}").rename(directory / name)
+        weight_map.update(dict.fromkeys(names, name))
     write_json(
         directory / "model.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
 
 
-def _quantization_config(network: Transformer) -> dict[str, Any] | None:
-    """compressed-tensors' description of the Int8Linear layers in the network; None without any."""
-    if not any(isinstance(module, Int8Linear) for module in network.modules()):
+def _quantization_config(network: Transformer, rules: Sequence[Rule]) -> dict[str, Any] | None:
+    """compressed-tensors' description of the Int8Linear layers in the network; None without any.
+
+    Raises RequestError where the family stores such a layer together with others: no reader would find it.
+    """
+    quantized = {n for n, module in network.named_modules() if isinstance(module, Int8Linear)}
+    if not quantized:
         return None
-    kept = [
-        name
-        for name, module in network.named_modules()
-        if type(module).__name__ == "Linear" and not isinstance(module, Int8Linear)
-    ]
+    moved = {name.removesuffix(".weight") for rule in rules for name in rule.ours}
+    if moved & quantized:
+        raise RequestError(
+            f"8-bit weights cannot be saved for the family {network.config.family}, whose files hold "
+            f"{sorted(moved & quantized)[0]} under another name"
+        )
+    kept = [name for name, module in network.named_modules() if isinstance(module, Linear)]
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
@@ -213,6 +238,34 @@ def check_quantization(hf: dict[str, Any], file: Path) -> bool:
             "compressed-tensors int-quantized: 8 bits, symmetric, one scale a channel"
         )
     return True
+
+
+def _check_scales(source: DirectorySource, network: Transformer, rules: Sequence[Rule]) -> None:
+    linears = {name for name, module in network.named_modules() if hasattr(module, "in_features")}
+    linears -= {name.removesuffix(".weight") for rule in rules for name in rule.ours}
+    names = set(source.names())
+    for key in sorted(names):
+        name = key.removesuffix(".weight_scale")
+        if name != key and name not in linears:
+            raise RequestError(
+                f"{source.place(key)}: {key} belongs to no layer of this architecture"
+            )
+        if name != key and f"{name}.weight" not in names:
+            raise RequestError(f"{source.place(key)}: {key} is there, yet {name}.weight is missing")
+
+
+def torch_device(name: str | torch.device) -> torch.device:
+    """A device that this machine has. Raises RequestError, naming the nearest."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        kinds = ("cpu", "cuda", "mps", "xpu")
+        raise RequestError(
+            f"device {str(name)!r} is not one torch knows.{nearest(str(name), kinds)}"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError('device "cuda": this machine has no usable CUDA GPU; use device "cpu"')
+    return device
 
 
 def torch_dtype(name: str | torch.dtype) -> torch.dtype:

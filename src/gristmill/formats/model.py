@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gristmill.errors import RequestError, nearest
+from gristmill.errors import RequestError
 from gristmill.formats.families import config_from_hf
-from gristmill.formats.hf import check_quantization, read_config, read_tensors, save_hf, torch_dtype
+from gristmill.formats.gguf import GGUFFile
+from gristmill.formats.gguf_models import gguf_config, load_gguf, save_gguf
+from gristmill.formats.hf import (
+    load_network,
+    read_config,
+    read_generation,
+    save_hf,
+    torch_device,
+    torch_dtype,
+)
+from gristmill.formats.llama2c import llama2c_config, load_llama2c
 from gristmill.formats.paths import resolve
-from gristmill.kernels import replace_int8
 from gristmill.model import ModelConfig, Transformer
 from gristmill.tokenizer import Tokenizer
 
 
 class Model:
-    """`network` on its device, `tokenizer` beside it; `path` is where it was loaded from."""
+    """`network` on its device, `tokenizer` beside it; `path` is where it was loaded from.
+
+    `generation` is the content of generation_config.json, kept when the model is saved.
+    """
 
     def __init__(
-        self, network: Transformer, tokenizer: Tokenizer, path: str | Path | None = None
+        self,
+        network: Transformer,
+        tokenizer: Tokenizer,
+        path: str | Path | None = None,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.path = None if path is None else Path(path)
+        self.generation = dict(generation or {})
 
     @classmethod
     def load(
@@ -32,33 +51,27 @@ class Model:
         dtype: str | torch.dtype = "float32",
         device: str | torch.device = "cpu",
     ) -> Model:
-        """Load a Hugging Face directory (full precision or int8) or a run directory.
+        """Load a Hugging Face directory (full precision or int8), a run, a GGUF file or a llama2.c checkpoint.
 
-        Weights become `dtype` ("float32", "bfloat16", "float16"); 8-bit ones stay as they are. Raises
+        Weights become `dtype` ("float32", "bfloat16", "float16", or "auto": as they are stored); 8-bit ones of a
+        directory stay as they are, quantized ones of a GGUF file are widened. Raises
         RequestError for whatever is missing, damaged or not supported, naming file and tensor.
         """
-        kind, place = torch_dtype(dtype), _device(device)
-        directory = resolve(path)
-        file = directory / "config.json"
-        hf = read_config(directory)
-        config = config_from_hf(hf, file)
-        quantized = check_quantization(hf, file)
-        tokenizer = Tokenizer.load(directory)
-        if tokenizer.vocab_size > config.vocab_size:
+        found = resolve(path)
+        kind, place = (None if dtype == "auto" else torch_dtype(dtype)), torch_device(device)
+        size, generation = load_config(found).vocab_size, {}
+        if found.is_file():
+            load = load_gguf if found.suffix == ".gguf" else load_llama2c
+            network, tokenizer = load(found, kind, place)
+        else:
+            tokenizer = Tokenizer.load(found)
+            network, generation = load_network(found, dtype, device), read_generation(found)
+        if tokenizer.vocab_size > size:
             raise RequestError(
-                f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
-                f"{config.vocab_size}; they do not belong together"
+                f"{found}: the tokenizer has {tokenizer.vocab_size} tokens and the model {size}; "
+                "they do not belong together"
             )
-        tensors = _without_duplicates(read_tensors(directory), config, directory)
-        with torch.device("meta"):
-            network = Transformer(config)
-            if quantized:
-                _check_scales(tensors, network, directory)
-                replace_int8(network, tensors)
-        _check(tensors, network, directory)
-        tensors = {name: _cast(name, tensor, kind) for name, tensor in tensors.items()}
-        network.load_state_dict(tensors, assign=True)
-        return cls(network.to(place).eval(), tokenizer, directory)
+        return cls(network, tokenizer, found, generation)
 
     @property
     def config(self) -> ModelConfig:
@@ -83,84 +96,37 @@ class Model:
             raise RequestError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
         return self.network(tokens.to(self.device))
 
-    def save(self, directory: str | Path, format: str = "hf", card: str | None = None) -> None:
-        """Write a directory that transformers and `Model.load` read; `card` becomes its README.md."""
-        if format != "hf":
-            raise RequestError(f'format {format!r} is not supported; supported is "hf"')
-        save_hf(self.network, directory, self.tokenizer, card=card)
+    def save(
+        self,
+        path: str | Path,
+        format: str = "hf",
+        card: str | None = None,
+        quant: str = "auto",
+    ) -> None:
+        """Write a directory that transformers reads ("hf"), or one file for llama.cpp ("gguf").
+
+        `card` becomes the directory's README.md. `quant` is a GGUF file's type: F32, F16, BF16, Q8_0, Q4_K_M, …;
+        "auto" keeps the weights' dtype. Raises RequestError for what the format cannot hold.
+        """
+        if format not in ("hf", "gguf"):
+            raise RequestError(f'format {format!r} is not supported; supported are "hf" and "gguf"')
+        if format == "hf":
+            if quant != "auto":
+                raise RequestError(f'quant is for format "gguf"; a directory cannot be {quant}')
+            save_hf(self.network, path, self.tokenizer, card=card, generation=self.generation)
+            return
+        if quant == "auto":
+            names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+            quant = names[self.network.model.embed_tokens.weight.dtype]
+        name = self.path.stem if self.path is not None else "model"
+        save_gguf(self.network, self.tokenizer, path, quant, name)
 
 
-def _device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        kinds = ("cpu", "cuda", "mps", "xpu")
-        raise RequestError(
-            f"device {str(name)!r} is not one torch knows.{nearest(str(name), kinds)}"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError('device "cuda": this machine has no usable CUDA GPU; use device "cpu"')
-    return device
-
-
-def _without_duplicates(
-    tensors: dict[str, Tensor], config: ModelConfig, directory: Path
-) -> dict[str, Tensor]:
-    """Drop what older writers store twice: rotary tables, and a head equal to the embedding it is tied to."""
-    tensors = {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
-    embedding, head = tensors.get("model.embed_tokens.weight"), tensors.get("lm_head.weight")
-    if config.tie_embeddings and head is not None:
-        if embedding is None or not torch.equal(embedding, head):
-            raise RequestError(
-                f"{directory}: config.json ties the embeddings, yet lm_head.weight differs from "
-                "model.embed_tokens.weight; set tie_word_embeddings to false to use both"
-            )
-        del tensors["lm_head.weight"]
-    return tensors
-
-
-def _check_scales(tensors: dict[str, Tensor], network: Transformer, directory: Path) -> None:
-    linears = {name for name, module in network.named_modules() if hasattr(module, "in_features")}
-    for key in sorted(tensors):
-        name = key.removesuffix(".weight_scale")
-        if name != key and name not in linears:
-            raise RequestError(f"{directory}: {key} belongs to no layer of this architecture")
-        if name != key and f"{name}.weight" not in tensors:
-            raise RequestError(f"{directory}: {key} is there, yet {name}.weight is missing")
-
-
-def _check(tensors: dict[str, Tensor], network: Transformer, directory: Path) -> None:
-    """Every tensor there, none too many, each of its shape and sane: nothing is left to chance."""
-    expected = network.state_dict()
-    for name, wanted in expected.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise RequestError(f"{directory}: the tensor {name} is missing from the weights")
-        if tensor.shape != wanted.shape:
-            raise RequestError(
-                f"{directory}: the tensor {name} has shape {list(tensor.shape)}, and config.json "
-                f"asks for {list(wanted.shape)}"
-            )
-        if tensor.dtype != wanted.dtype and not (
-            tensor.is_floating_point() and wanted.is_floating_point()
-        ):
-            raise RequestError(
-                f"{directory}: the tensor {name} holds {_name(tensor.dtype)}, expected was "
-                f"{_name(wanted.dtype)}"
-            )
-        small = tensor.ndim == 1 or name.endswith(".weight_scale")
-        if small and not bool(torch.isfinite(tensor).all()):
-            raise RequestError(f"{directory}: the tensor {name} holds NaN or infinity")
-    extra = sorted(set(tensors) - set(expected))
-    if extra:
-        raise RequestError(f"{directory}: the architecture has no place for the tensor {extra[0]}")
-
-
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.float() if name.endswith(".weight_scale") else tensor.to(dtype)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def load_config(path: str | Path) -> ModelConfig:
+    """The shape of the network in a model directory or file; no weight is read. Raises RequestError."""
+    path = Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf_config(GGUFFile.open(path))
+    if path.is_file():
+        return llama2c_config(path)
+    return config_from_hf(read_config(path), path / "config.json")

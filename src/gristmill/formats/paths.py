@@ -1,4 +1,4 @@
-"""What a person means by MODEL: a directory with a model, or a run that made one."""
+"""What a person means by MODEL: a directory with a model, a file that holds one, or a run that made one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ELSEWHERE = ("openai:", "anthropic:", "google:", "http://", "https://")
 
 
 def resolve(path: str | Path) -> Path:
-    """The directory that holds config.json and weights.
+    """The directory that holds config.json and weights, or the file that holds all.
 
-    `path` is that directory, a run directory (its run.json names the model), or a stage's directory with
-    `model/` in it. Raises RequestError that says what was found instead.
+    `path` is that directory, a run directory (its run.json names the model), a stage's directory with `model/`
+    in it, a .gguf file, or a llama2.c checkpoint (.bin). Raises RequestError that says what was found instead.
     """
     given, path = str(path), Path(path).expanduser()
     if (path / "run.json").is_file():
@@ -25,9 +25,10 @@ def resolve(path: str | Path) -> Path:
     if given.startswith(_ELSEWHERE):
         raise RequestError(f"{given}: this command needs a model on disk, not one behind an API")
     if path.is_file():
-        kind = "GGUF files are not read yet" if path.suffix == ".gguf" else "it is a file"
+        if path.suffix in (".gguf", ".bin"):
+            return path
         raise RequestError(
-            f"{path} is not a model directory: {kind}; give a directory with config.json"
+            f"{path} is not a model: give a directory with config.json, a .gguf file, or a llama2.c .bin file"
         )
     if not path.exists():
         raise RequestError(f"there is no model at {path}.{_suggest(path)}")

@@ -7,7 +7,8 @@ whole matrix first, which costs more than it saves at one row and nothing at man
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias on 8-bit weights; its tensors have the names of compressed-tensors.
+    """A linear layer on 8-bit weights; its tensors have the names of compressed-tensors.
 
     The scales stay float32 whatever dtype the network is cast to: rounding them would change every weight.
     """
@@ -91,11 +92,14 @@ class Int8Linear(nn.Module):
     weight: Tensor
     weight_scale: Tensor
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features, 1))
+        self.bias = bias
 
     def _apply(self, fn, recurse: bool = True):
         scale = self.weight_scale
@@ -104,21 +108,23 @@ class Int8Linear(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        return int8_linear(x, self.weight, self.weight_scale)
+        y = int8_linear(x, self.weight, self.weight_scale)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def replace_int8(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Put an Int8Linear wherever `tensors` holds `NAME.weight_scale`, and return the names.
+def replace_int8(network: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Put an Int8Linear wherever `keys` holds `NAME.weight_scale`, and return the names.
 
-    The network is changed in place and its new layers are empty: `network.load_state_dict(tensors)` fills
-    them. Nothing else in the network needs to know.
+    The network is changed in place and its new layers are empty, but for the biases that they keep:
+    `network.load_state_dict` fills them. Nothing else in the network needs to know.
     """
-    names = [key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")]
+    names = [key.removesuffix(".weight_scale") for key in keys if key.endswith(".weight_scale")]
     for name in names:
-        out_features, in_features = tensors[f"{name}.weight"].shape
+        old: Any = network.get_submodule(name)
         parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, Int8Linear(in_features, out_features))
+        layer = Int8Linear(old.in_features, old.out_features, getattr(old, "bias", None))
+        setattr(network.get_submodule(parent), child, layer)
     return names

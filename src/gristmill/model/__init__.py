@@ -1,7 +1,30 @@
 """The one definition of the network, its configuration, and its initialization."""
 
-from gristmill.model.config import ModelConfig
+from gristmill.model.cache import KVCache
+from gristmill.model.config import (
+    FULL,
+    SLIDING,
+    LatentConfig,
+    ModelConfig,
+    MoEConfig,
+    RopeScaling,
+)
 from gristmill.model.init import generator_for, initialize
-from gristmill.model.transformer import KVCache, Transformer
+from gristmill.model.layers import Linear
+from gristmill.model.transformer import Block, Transformer, meta_network
 
-__all__ = ["KVCache", "ModelConfig", "Transformer", "generator_for", "initialize"]
+__all__ = [
+    "FULL",
+    "SLIDING",
+    "Block",
+    "KVCache",
+    "LatentConfig",
+    "Linear",
+    "MoEConfig",
+    "ModelConfig",
+    "RopeScaling",
+    "Transformer",
+    "generator_for",
+    "initialize",
+    "meta_network",
+]

@@ -1,8 +1,8 @@
 """Initialization as a function of (seed, parameter name): the same on any layout, process count or order.
 
 Matrices are drawn normal with standard deviation 1/sqrt(fan_in); projections that write into the residual
-stream start at zero, so every block begins as the identity (as in muP and modded-nanogpt); norms start at 1.
-The tied embedding is drawn with standard deviation `embedding_std`.
+stream start at zero, so every block begins as the identity (as in muP and modded-nanogpt); norms start as the
+identity, biases and sinks at 0. The tied embedding is drawn with standard deviation `embedding_std`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 
 from gristmill.model.transformer import Transformer
 
-_RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
+# What writes into the residual stream (experts' weights are plain parameters), biases and sinks.
+_ZERO = ("o_proj.weight", "down_proj.weight", "experts.down_proj", "bias", "sinks")
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -25,13 +26,16 @@ def generator_for(seed: int, name: str) -> torch.Generator:
 @torch.no_grad()
 def initialize(network: Transformer, seed: int, embedding_std: float = 0.02) -> Transformer:
     """Fill every parameter in place and return the network."""
+    for buffer in network.buffers():
+        buffer.zero_()
+    identity = 0.0 if network.config.norm == "rms_plus_one" else 1.0
     for name, parameter in network.named_parameters():
-        if parameter.ndim == 1:
-            parameter.fill_(1.0)
-        elif name.endswith(_RESIDUAL_WRITERS):
+        if name.endswith(_ZERO):
             parameter.zero_()
+        elif parameter.ndim == 1:
+            parameter.fill_(identity)
         else:
-            std = embedding_std if "embed_tokens" in name else parameter.shape[1] ** -0.5
+            std = embedding_std if "embed_" in name else parameter.shape[-1] ** -0.5
             # The whole parameter is drawn at once in fp32: torch.randn is not prefix-stable, and its
             # bf16 draw is the fp32 one rounded, so layouts slice this and dtypes round it.
             drawn = torch.randn(parameter.shape, generator=generator_for(seed, name))

@@ -1,10 +1,9 @@
-"""The Transformer: embeddings, pre-norm blocks of attention and SwiGLU, a head. Trainer and engine run this.
+"""The Transformer: embeddings, blocks of attention and MLP, a head. Trainer and engine run this.
 
-Parameter names are those of Hugging Face's Llama and Qwen3, so a checkpoint's tensors map one to one.
-Weights keep their own dtype and are cast to the dtype of the activations where they are used: fp32 weights
-with `dtype=torch.bfloat16` are the usual mixed precision of training, without autocast.
+Parameter names are those of Hugging Face's Llama, Gemma and OLMo, so that most checkpoints map one to one;
+`formats.families` maps the others.
 
-Shapes: B batch, T tokens, S cache slots, D hidden_size, H heads, K key-value heads, C head_dim, V vocabulary.
+Shapes: B batch, T tokens, D hidden_size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,161 +13,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.errors import RequestError
+from gristmill.model.attention import Attention, Context, LatentAttention, visible
+from gristmill.model.cache import KVCache
 from gristmill.model.config import ModelConfig
-
-
-class Linear(nn.Module):
-    """y = x Wᵀ without bias; W is [out_features, in_features], cast to the dtype of x."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) · weight over the last dimension (Zhang & Sennrich 2019); statistics in fp32 or wider."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-class KVCache:
-    """Keys and values of earlier positions, [layers, B, K, S, C] each; slot index == position.
-
-    A query at position p sees slots 0..p of its own row. So rows of unequal length are padded on the right:
-    what lies beyond a row's length is never seen, and is overwritten when the row grows.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch: int,
-        capacity: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[3]
-
-    def select(self, rows: list[int] | Tensor) -> None:
-        """Keep only the given rows of the batch, in the given order."""
-        index = torch.as_tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys[:, index], self.values[:, index]
-
-    def update(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, positions_BT: Tensor) -> None:
-        index = positions_BT[:, None, :, None].expand_as(k_BKTC)
-        self.keys[layer].scatter_(2, index, k_BKTC)
-        self.values[layer].scatter_(2, index, v_BKTC)
-
-
-def rope_tables(
-    config: ModelConfig, positions: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · theta^(-2i/C), [..., C/2]; computed in fp32 (Su et al. 2021)."""
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
-    inverse_frequency = 1.0 / (config.rope_theta ** (half / config.head_dim))
-    angles = positions[..., None].float() * inverse_frequency
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x[i], x[i + C/2]): the half-split layout of Llama checkpoints in HF form."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention; Qwen3's per-head RMSNorm of queries and keys where configured."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.config, self.layer = config, layer
-        d, c = config.hidden_size, config.head_dim
-        self.q_proj = Linear(d, config.num_heads * c)
-        self.k_proj = Linear(d, config.num_kv_heads * c)
-        self.v_proj = Linear(d, config.num_kv_heads * c)
-        self.o_proj = Linear(config.num_heads * c, d)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(c, config.rms_norm_eps)
-            self.k_norm = RMSNorm(c, config.rms_norm_eps)
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rope: tuple[Tensor, Tensor],
-        cache: KVCache | None,
-        positions_BT: Tensor | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        config = self.config
-        B, T, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(B, T, config.num_heads, config.head_dim)
-        k = self.k_proj(x_BTD).view(B, T, config.num_kv_heads, config.head_dim)
-        v = self.v_proj(x_BTD).view(B, T, config.num_kv_heads, config.head_dim).transpose(1, 2)
-        if config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rope).transpose(1, 2), rotate(k, *rope).transpose(1, 2)
-        if cache is not None:
-            assert positions_BT is not None
-            cache.update(self.layer, k, v, positions_BT)
-            seen = mask.shape[-1] if mask is not None else T
-            k, v = cache.keys[self.layer, :, :, :seen], cache.values[self.layer, :, :, :seen]
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and T > 1,
-            enable_gqa=config.num_heads != config.num_kv_heads,
-        )
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
-
-
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020): down(silu(gate(x)) · up(x))."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+from gristmill.model.layers import MLP, Linear, norm
+from gristmill.model.moe import MoE
+from gristmill.model.rope import rope_tables
 
 
 class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream, with norms before, after, or on both sides."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.config = config
+        size = config.hidden_size
+        self.self_attn = (LatentAttention if config.latent else Attention)(config, layer)
+        if config.is_moe(layer):
+            assert config.moe is not None
+            self.mlp = MoE(config, config.moe)
+        else:
+            self.mlp = MLP(config, config.intermediate_size)
+        if config.norm_placement != "post":
+            self.input_layernorm = norm(config, size)
+        self.post_attention_layernorm = norm(config, size)
+        if config.norm_placement == "both":
+            self.pre_feedforward_layernorm = norm(config, size)
+        if config.norm_placement != "pre":
+            self.post_feedforward_layernorm = norm(config, size)
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        cache: KVCache | None,
-        positions: Tensor | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, cache, positions, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        config = self.config
+        if config.norm_placement == "pre":
+            attended = self.self_attn(self.input_layernorm(x), context)
+            if config.parallel_residual:
+                return x + attended + self.mlp(self.post_attention_layernorm(x))
+            x = x + attended
+            return x + self.mlp(self.post_attention_layernorm(x))
+        if config.norm_placement == "post":
+            x = x + self.post_attention_layernorm(self.self_attn(x, context))
+            return x + self.post_feedforward_layernorm(self.mlp(x))
+        attended = self.self_attn(self.input_layernorm(x), context)
+        x = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
 class Decoder(nn.Module):
@@ -176,13 +63,11 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(
-            config.vocab_size,
-            config.hidden_size,
-            _weight=torch.empty(config.vocab_size, config.hidden_size),
-        )
+        self.embed_tokens = _embedding(config.vocab_size, config.hidden_size)
+        if config.positions == "learned":
+            self.embed_positions = _embedding(config.max_seq_len, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = norm(config, config.hidden_size)
 
 
 class Transformer(nn.Module):
@@ -206,32 +91,54 @@ class Transformer(nn.Module):
         *,
         cache: KVCache | None = None,
         positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Final normed activations [B, T, D] in `dtype` (default: that of the weights).
 
         Without a cache, attention is causal over the T given tokens at positions 0..T-1. With one, each token
-        stands at its `positions_BT` and sees every slot up to it. Raises RequestError past max_seq_len.
+        stands at its `positions_BT` and sees every slot up to it. `segments_BT` numbers the documents that
+        share a row (packing, or padding as a segment of its own): a token sees only its own document, and
+        positions begin anew in each; not with a cache. Raises RequestError past max_seq_len.
         """
+        config = self.config
         B, T = tokens_BT.shape
-        if cache is None and positions_BT is None and self.config.max_seq_len < T:
+        if cache is not None and segments_BT is not None:
             raise RequestError(
-                f"{T} tokens do not fit the model's context of {self.config.max_seq_len}; shorten the text"
+                "documents packed in a row (segments) cannot be cached; give a row each"
             )
-        x = self.model.embed_tokens(tokens_BT)
-        x = x.to(dtype) if dtype is not None else x
-        mask = None
+        if cache is None and positions_BT is None and config.max_seq_len < T:
+            raise RequestError(
+                f"{T} tokens do not fit the model's context of {config.max_seq_len}; shorten the text"
+            )
         if positions_BT is None:
             positions_BT = torch.arange(T, device=tokens_BT.device).expand(B, T)
-        if cache is not None and not (T > 1 and bool((positions_BT[:, 0] == 0).all())):
-            seen = int(positions_BT.max()) + 1
-            slots = torch.arange(seen, device=tokens_BT.device)
-            mask = slots <= positions_BT[:, None, :, None]  # [B, 1, T, S]
-        cos, sin = rope_tables(self.config, positions_BT, x.dtype)
-        rope = (cos[:, :, None], sin[:, :, None])  # over heads: [B, T, 1, C/2]
-        for block in self.model.layers:
-            x = block(x, rope, cache, positions_BT, mask)
+            if segments_BT is not None:
+                positions_BT = positions_BT - _starts(segments_BT)
+        x = self.model.embed_tokens(tokens_BT)
+        x = x.to(dtype) if dtype is not None else x
+        if config.embedding_scale != 1.0:
+            # Rounded to the dtype of the activations, as Gemma was trained.
+            x = x * torch.tensor(config.embedding_scale, dtype=x.dtype, device=x.device)
+        if config.positions == "learned":
+            x = x + self.model.embed_positions(positions_BT).to(x.dtype)
+        contexts: dict[str, Context] = {}
+        for kind in {config.layer_type(layer) for layer in range(config.num_layers)}:
+            rope = None
+            if config.positions == "rope":
+                cos, sin = rope_tables(config, kind, positions_BT, x.dtype)
+                rope = (cos[:, :, None], sin[:, :, None])  # the same for all heads
+            mask = visible(config, kind, positions_BT, cache, segments_BT)
+            contexts[kind] = Context(rope, mask, positions_BT, cache)
+        for layer, block in enumerate(self.model.layers):
+            x = block(x, contexts[config.layer_type(layer)])
         return self.model.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits of final activations [..., D]: [..., V] in fp32."""
+        logits = F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def forward(
         self,
@@ -239,8 +146,34 @@ class Transformer(nn.Module):
         *,
         cache: KVCache | None = None,
         positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Next-token logits, FloatTensor [B, T, V] in fp32. Arguments as in `hidden`."""
-        x = self.hidden(tokens_BT, cache=cache, positions_BT=positions_BT, dtype=dtype)
-        return F.linear(x, self.head_weight.to(x.dtype)).float()
+        return self.logits(
+            self.hidden(
+                tokens_BT,
+                cache=cache,
+                positions_BT=positions_BT,
+                segments_BT=segments_BT,
+                dtype=dtype,
+            )
+        )
+
+
+def meta_network(config: ModelConfig) -> Transformer:
+    """The network without memory: names, shapes and modules only."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def _embedding(rows: int, size: int) -> nn.Embedding:
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+
+
+def _starts(segments_BT: Tensor) -> Tensor:
+    """For each token the index at which its run of equal segment numbers begins, [B, T]."""
+    index = torch.arange(segments_BT.shape[1], device=segments_BT.device).expand_as(segments_BT)
+    begins = torch.ones_like(segments_BT, dtype=torch.bool)
+    begins[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    return torch.where(begins, index, 0).cummax(dim=1).values

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import RequestError, WorkError
-from gristmill.files import read_json
 from gristmill.formats import Model, resolve
 from gristmill.kernels import Int8Linear, replace_int8
 from gristmill.model import Transformer
@@ -54,8 +53,8 @@ def quantize_network(network: Transformer) -> list[str]:
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in network.named_parameters():
-        if not name.startswith("model.layers.") or weight.ndim != 2:
-            continue
+        if not name.startswith("model.layers.") or weight.ndim != 2 or ".router." in name:
+            continue  # a router is small, and a rounded one sends tokens elsewhere
         if not bool(weight.isfinite().all()):
             raise WorkError(f"{name} holds NaN or infinity and cannot be quantized")
         tensors[name], tensors[name.removesuffix("weight") + "weight_scale"] = quantize_rows(weight)
@@ -72,7 +71,7 @@ def run(
     Raises RequestError for what is no model or is quantized already, WorkError for weights that are not finite.
     """
     source, target = resolve(inputs["model"]), Path(out_dir) / "model"
-    model = Model.load(source, dtype=_stored_dtype(source))
+    model = Model.load(source, dtype="auto")
     if any(isinstance(module, Int8Linear) for module in model.network.modules()):
         raise RequestError(
             f"{source} is quantized already. Give the full-precision model it was made from"
@@ -90,12 +89,6 @@ def run(
     }
     progress(2, 2)
     return Result({"model": target}, metrics)
-
-
-def _stored_dtype(directory: Path) -> str:
-    """What is not quantized is written in the dtype it came in."""
-    hf = read_json(directory / "config.json")
-    return hf.get("dtype") or hf.get("torch_dtype") or "float32"
 
 
 def _weight_bytes(directory: Path) -> int:

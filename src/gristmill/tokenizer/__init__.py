@@ -1,7 +1,20 @@
-"""Text to token ids and back: byte-level BPE training, loading, chat templates, bulk encoding."""
+"""Text to token ids and back: byte-level BPE training, every format on disk, chat templates, bulk encoding."""
 
 from gristmill.tokenizer.bulk import BulkEncoder
-from gristmill.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from gristmill.tokenizer.gguf import from_gguf_metadata
+from gristmill.tokenizer.gguf_write import to_gguf_metadata
+from gristmill.tokenizer.llama2c import from_llama2c
+from gristmill.tokenizer.stream import StreamDecoder
+from gristmill.tokenizer.tokenizer import Tokenizer
 from gristmill.tokenizer.training import TokenizerConfig, train_bpe
 
-__all__ = ["BulkEncoder", "StreamDecoder", "Tokenizer", "TokenizerConfig", "train_bpe"]
+__all__ = [
+    "BulkEncoder",
+    "StreamDecoder",
+    "Tokenizer",
+    "TokenizerConfig",
+    "from_gguf_metadata",
+    "from_llama2c",
+    "to_gguf_metadata",
+    "train_bpe",
+]

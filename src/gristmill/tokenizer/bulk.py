@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from gristmill.errors import WorkError
-from gristmill.tokenizer.tokenizer import Tokenizer, encodable
+from gristmill.tokenizer.tokenizer import Tokenizer
+from gristmill.tokenizer.unicode import check_unicode
 
 _PROBES = (
     "",
@@ -42,7 +43,7 @@ class BulkEncoder:
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """All ids, one text after another (uint32), and how many each text has (int64)."""
-        texts = [encodable(text) for text in texts]
+        texts = [check_unicode(text) for text in texts]
         if self._fast is None or not texts:
             lists = self._tokenizer.encode_batch(texts)
             lengths = np.array([len(ids) for ids in lists], dtype=np.int64)

@@ -13,16 +13,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-import jinja2
-import jinja2.nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from gristmill.errors import RequestError
+from gristmill.tokenizer.sandbox import run_template
+from gristmill.tokenizer.unicode import check_unicode
 
 CHATML = (
     "{% for message in messages %}"
@@ -65,9 +61,13 @@ def render_pieces(
     template: str,
     messages: Sequence[Mapping[str, Any]],
     control_tokens: Iterable[str],
+    named_tokens: Mapping[str, str],
     **variables: Any,
 ) -> list[Piece]:
-    """The conversation cut at the control tokens that the template itself wrote."""
+    """The conversation cut at the control tokens that the template itself wrote.
+
+    named_tokens: the tokenizer's own, such as bos_token; a template that writes them writes control tokens.
+    """
     control = _control(tuple(control_tokens))
     prepared, outside = _prepare(messages), _plain(variables)
     used = template + json.dumps([prepared, outside], ensure_ascii=False)
@@ -78,7 +78,8 @@ def render_pieces(
         )
     mark, start, end = free[:3]
     guarded = [_guard(message, control, mark) for message in prepared]
-    text = _run(template, guarded, _guard(outside, control, mark), marks=(start, end))
+    values = {**named_tokens, **_guard(outside, control, mark)}
+    text = _run(template, guarded, values, marks=(start, end))
     return _cut(text, control, mark, start, end)
 
 
@@ -122,8 +123,12 @@ def _guard(value: Any, control: _Control, mark: str, inside: bool = True) -> Any
             value = mark + value
         return value
     if isinstance(value, dict):
-        # Some templates write '<|' + role + '|>', so a role may be the inside of a control token.
-        return {key: _guard(item, control, mark, key != "role") for key, item in value.items()}
+        # Some templates write '<|' + role + '|>', so a role may be the inside of a control token; and they
+        # compare a part's type with 'text', which is inside <|endoftext|>.
+        return {
+            key: _guard(item, control, mark, key not in ("role", "type"))
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_guard(item, control, mark, inside) for item in value]
     return value
@@ -177,10 +182,10 @@ def _prepare(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Rebuilt from JSON types: other objects have methods that the sandbox does not know to be dangerous."""
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or type(value) in (int, float, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value)
+        return check_unicode(str.__str__(value), "a text of the conversation")
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -195,86 +200,4 @@ def _run(
     marks: tuple[str, str],
 ) -> str:
     values = {"tools": None, "documents": None, "add_generation_prompt": False, **_plain(variables)}
-    try:
-        return _compile(template).render(messages=messages, generation_marks=marks, **values)
-    except (jinja2.TemplateError, TypeError) as error:
-        raise RequestError(f"the chat template refuses these messages: {error}") from error
-
-
-class _Generation(Extension):
-    """{% generation %}…{% endgeneration %}: what the assistant says, put between two marks when wanted."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-    def parse(self, parser: Any) -> Any:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-        marks = jinja2.nodes.Name("generation_marks", "load")
-        call = self.call_method("_between", [marks])
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _between(self, marks: Any, caller: Any) -> str:
-        start, end = marks if isinstance(marks, tuple) else ("", "")
-        return start + caller() + end
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """`namespace()` that refuses names which lead into Python's internals."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:
-        self, args = args[0], args[1:]
-        attributes = dict(*args, **kwargs)
-        for name in attributes:
-            _Namespace._check(name)
-        jinja2.utils.Namespace.__init__(self, attributes)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _Namespace._check(name)
-        super().__setitem__(name, value)
-
-    @staticmethod
-    def _check(name: Any) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace cannot hold the name {name!r}")
-
-
-class _Dict:
-    """`dict(...)` as a callable without the class's other attributes."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-
-@lru_cache(maxsize=32)
-def _compile(template: str) -> jinja2.Template:
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        # jinja2's own escapes <, >, & and ', which breaks prompts that hold JSON.
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.globals["dict"] = _Dict()
-    environment.globals["namespace"] = _Namespace
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise RequestError(f"the chat template, line {error.lineno}: {error.message}") from error
+    return run_template(template, {**values, "messages": messages, "generation_marks": marks})

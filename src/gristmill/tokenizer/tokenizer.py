@@ -1,29 +1,40 @@
-"""The tokenizer: any `tokenizer.json`, with text that cannot become a control token, and chat templates."""
+"""The tokenizer: text and ids, with text that cannot become a control token, and chat templates."""
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import processors
 
 from gristmill.errors import RequestError, nearest
-from gristmill.files import read_json, write_json, write_text
+from gristmill.files import write_json, write_text
 from gristmill.tokenizer.chat import Piece, render, render_pieces
-from gristmill.tokenizer.patterns import BYTE_OF_CHARACTER, to_bytes
+from gristmill.tokenizer.plain import without_control_tokens
+from gristmill.tokenizer.spelling import Spelling, spelling_of
+from gristmill.tokenizer.unicode import check_unicode
 
 # What ends a turn or a document in the families we know; those that a vocabulary has become its stop ids.
-_STOPS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
+_STOPS = (
+    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>"),
+    "<end_of_turn>",
+)
+_MOST_TOKENS = (
+    1 << 24
+)  # one absurd id must not become an allocation (tokenizers' to_str lists every gap)
+_PIECES = Spelling(byte_level=False)
 
 
 class Tokenizer:
     """Wraps the `tokenizers` library, which defines what a `tokenizer.json` means.
 
     `config` is the content of `tokenizer_config.json`. Ids are ints below `vocab_size`.
+
+    What the model's owner puts around a plain text is the backend's post-processor's to say, or add_bos_token and
+    add_eos_token of `config` where either is there, as in transformers; `prompt_ids` is where it happens.
     """
 
     def __init__(
@@ -32,41 +43,37 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.backend, self.config = backend, dict(config)
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if not 0 < self.vocab_size <= _MOST_TOKENS:
+            raise RequestError(f"a tokenizer of {self.vocab_size} ids is none that can be used")
         added = backend.get_added_tokens_decoder()
         self._added: dict[int, str] = {id: token.content for id, token in sorted(added.items())}
         self._special = {id for id, token in added.items() if token.special}
         # Whitespace runs are ordinary text even where a vocabulary lists them as added tokens (GPT-NeoX).
         self._control = {text: id for id, text in self._added.items() if text.strip()}
-        self.plain = _without_control_tokens(backend, set(self._control))
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        content = json.loads(backend.to_str())
+        self.plain = without_control_tokens(content, self._control.keys())
+        self.spelling = spelling_of(content["decoder"])
         stops = {self._control[name] for name in _STOPS if name in self._control}
         eos = self._named("eos_token")
         self.eos_id = eos
         self.stop_ids = frozenset(stops | set(stop_ids) | (set() if eos is None else {eos}))
         self.bos_id = self._named("bos_token")
         self.pad_id = self._named("pad_token")
+        if "add_bos_token" in config or "add_eos_token" in config:
+            backend.post_processor = self._template()
+        self.before, self.after = self._around()
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Load a directory that holds `tokenizer.json`, or that file. Raises RequestError."""
-        path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise RequestError(
-                f"{path} holds no tokenizer: tokenizer.json is missing"
-                if path.is_dir()
-                else f"no tokenizer at {path}: give a directory with tokenizer.json, or that file"
-            )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise RequestError(f"{file} is not a tokenizer.json: {error}") from error
-        config = _read_object(file.parent / "tokenizer_config.json")
-        template = file.parent / "chat_template.jinja"
-        if template.is_file():
-            config["chat_template"] = template.read_text(encoding="utf-8")
-        eos = _read_object(file.parent / "generation_config.json").get("eos_token_id") or []
-        return cls(backend, config, stop_ids=[eos] if isinstance(eos, int) else eos)
+        """Load a directory or a file: `tokenizer.json`, a SentencePiece `tokenizer.model`, tiktoken's ranks
+        (`cl100k_base.tiktoken`), GPT-2's `vocab.json` with `merges.txt`; the first of these that is there.
+
+        Raises RequestError for a damaged file and for what could not be read exactly.
+        """
+        from gristmill.tokenizer.load import load  # it makes Tokenizers itself
+
+        return load(Path(path))
 
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; `transformers` loads the directory."""
@@ -77,22 +84,41 @@ class Tokenizer:
     # Text and ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; nothing is added, and no text becomes a control token."""
-        return self.plain.encode(encodable(text), add_special_tokens=False).ids
+        """Ids of plain text; nothing is added, and no text becomes a control token.
+
+        Raises RequestError, naming the place, for a lone surrogate: no vocabulary has it.
+        """
+        return self.plain.encode(check_unicode(text), add_special_tokens=False).ids
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of a text as its model's owner would feed it: with BOS (or EOS) where the family has it so.
+
+        Equal to transformers' `tokenizer(text)["input_ids"]`, but that no text becomes a control token.
+        """
+        return [*self.before, *self.encode(text), *self.after]
+
+    @property
+    def document_start(self) -> list[int]:
+        """What begins a document in training and measuring: what begins a prompt, else BOS, else EOS, else nothing.
+
+        Qwen and GPT-2 put nothing before a prompt, yet learned documents that follow the end of another.
+        """
+        boundary = self.bos_id if self.bos_id is not None else self.eos_id
+        return list(self.before) or ([] if boundary is None else [boundary])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, in parallel. For megabytes of text use `BulkEncoder`."""
         encoded = self.plain.encode_batch_fast(
-            [encodable(text) for text in texts], add_special_tokens=False
+            [check_unicode(text) for text in texts], add_special_tokens=False
         )
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD, special tokens '' or their own text."""
-        if not self._byte_level:
+        if self.spelling is None:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special)
         kept = (id for id in ids if not (skip_special and id in self._special))
-        return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
+        return self.spelling.text(b"".join(map(self.token_bytes, kept)))
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes one token stands for; an added token's are those of its text, padding's are none."""
@@ -101,11 +127,7 @@ class Tokenizer:
         token = self.backend.id_to_token(id)
         if token is None:
             return b""
-        if self._byte_level:
-            return to_bytes(token)
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes([int(token[3:5], 16)])
-        return token.replace("▁", " ").encode("utf-8")
+        return (self.spelling or _PIECES).bytes_of(token)
 
     def special(self, name: str) -> int:
         """Id of a control token such as "<|im_end|>". Raises RequestError, naming the nearest."""
@@ -130,7 +152,8 @@ class Tokenizer:
     def chat_template(self) -> str:
         template = self.config.get("chat_template")
         if isinstance(template, list):  # several named ones: [{"name", "template"}]
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            named = [entry for entry in template if isinstance(entry, Mapping)]
+            template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
         if not isinstance(template, str):
             raise RequestError(
                 "this tokenizer has no chat template, so it cannot format a conversation; "
@@ -146,9 +169,8 @@ class Tokenizer:
     ) -> str:
         """The conversation as text. To get ids use `chat_ids`: encoding this text would let people write
         control tokens."""
-        return render(
-            self.chat_template, messages, **self._variables(add_generation_prompt, variables)
-        )
+        given = {"add_generation_prompt": add_generation_prompt, **variables}
+        return render(self.chat_template, messages, **{**self._named_tokens(), **given})
 
     def chat_ids(
         self,
@@ -179,7 +201,7 @@ class Tokenizer:
                 ids.append(self._control[piece.text])
                 mask.append(bool(piece.generated))
                 continue
-            encoding = self.plain.encode(encodable(piece.text), add_special_tokens=False)
+            encoding = self.plain.encode(piece.text, add_special_tokens=False)
             inside = [False] * len(encoding.ids)
             for start, end in piece.generated:
                 first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
@@ -201,96 +223,45 @@ class Tokenizer:
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> list[Piece]:
-        values = self._variables(add_generation_prompt, variables)
-        return render_pieces(self.chat_template, messages, self._control, **values)
+        given = {"add_generation_prompt": add_generation_prompt, **variables}
+        return render_pieces(
+            self.chat_template, messages, self._control, self._named_tokens(), **given
+        )
 
-    def _variables(self, add_generation_prompt: bool, given: Mapping[str, Any]) -> dict[str, Any]:
-        named = {
-            key: _token_text(value)
-            for key, value in self.config.items()
-            if key.endswith("_token") and _token_text(value) is not None
-        }
-        return {**named, "add_generation_prompt": add_generation_prompt, **given}
+    def _named_tokens(self) -> dict[str, str]:
+        texts = {key: _token_text(value) for key, value in self.config.items()}
+        return {k: text for k, text in texts.items() if k.endswith("_token") and text is not None}
 
     def _named(self, key: str) -> int | None:
         text = _token_text(self.config.get(key))
         return None if text is None else self.backend.token_to_id(text)
 
-    @cached_property
-    def _byte_level(self) -> bool:
-        decoder = json.loads(self.backend.to_str()).get("decoder") or {}
-        steps = decoder.get("decoders", [decoder])
-        return any(step.get("type") == "ByteLevel" for step in steps)
-
-
-class StreamDecoder:
-    """Text of tokens as they come; a character appears when its last byte has. Special tokens are left out.
-
-    The pushed pieces and `finish()` joined equal `tokenizer.decode` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._ids: list[int] = []
-        self._shown = ""
-
-    def push(self, id: int) -> str:
-        if self._tokenizer._byte_level:
-            if self._tokenizer.is_special(id):
-                return ""
-            return self._utf8.decode(self._tokenizer.token_bytes(id))
-        self._ids.append(id)
-        text = self._tokenizer.decode(self._ids)
-        return self._show(text) if not text.endswith("\ufffd") else ""
-
-    def finish(self) -> str:
-        """What is left: U+FFFD for a character that was never completed, usually ''."""
-        if self._tokenizer._byte_level:
-            return self._utf8.decode(b"", final=True)
-        return self._show(self._tokenizer.decode(self._ids))
-
-    def _show(self, text: str) -> str:
-        new, self._shown = text[len(self._shown) :], text
-        return new
-
-
-def _without_control_tokens(
-    backend: tokenizers.Tokenizer, control: set[str]
-) -> tokenizers.Tokenizer:
-    """A copy that reads every control token as plain text.
-
-    `encode_special_tokens` would still match added tokens that are not flagged special (<think>, <tool_call>),
-    so they are taken out; also out of a BPE vocabulary, where `ignore_merges` could still find them.
-    """
-    content = json.loads(backend.to_str())
-    kept = [token for token in content["added_tokens"] if token["content"] not in control]
-    content["added_tokens"], content["post_processor"] = kept, None
-    model = content["model"]
-    if model.get("type") == "BPE":
-        merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
-        needed = {part for merge in merges for part in (*merge, "".join(merge))}
-        needed |= {model.get("unk_token"), *BYTE_OF_CHARACTER}
-        for text in control - needed:
-            model["vocab"].pop(text, None)
-        # An added token outside the vocabulary is numbered anew on reading; one inside keeps its id.
-        model["vocab"].update({token["content"]: token["id"] for token in kept})
-    plain = tokenizers.Tokenizer.from_str(json.dumps(content))
-    for token in kept:
-        if plain.token_to_id(token["content"]) != token["id"]:
-            raise RequestError(
-                f"cannot read this tokenizer: its added token {token['content']!r} has no id of its own"
+    def _template(self) -> Any:
+        """The post-processor that add_bos_token and add_eos_token of the config ask for."""
+        names = [
+            _token_text(self.config[key])
+            if id is not None and self.config.get(f"add_{key}")
+            else None
+            for key, id in (("bos_token", self.bos_id), ("eos_token", self.eos_id))
+        ]
+        bos, eos = ([] if name is None else [f"{name}:0"] for name in names)
+        known = [(name, self.backend.token_to_id(name)) for name in names if name is not None]
+        try:
+            single = [*bos, "$A:0", *eos]
+            return processors.TemplateProcessing(
+                single=single, pair=[*single, "$B:0"], special_tokens=known
             )
-    return plain
+        except ValueError as error:
+            raise RequestError(f"cannot put {known} around a text: {error}") from error
 
-
-def encodable(text: str) -> str:
-    """Lone surrogates (from undecodable file names, broken JSON escapes) have no UTF-8: U+FFFD for each."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The ids that the post-processor puts before and after a text."""
+        text = next((token for token in self.plain.get_vocab() if self.encode(token)), "")
+        encoding = self.backend.post_process(self.plain.encode(text, add_special_tokens=False))
+        inside = [at for at, flag in enumerate(encoding.special_tokens_mask) if not flag]
+        if not inside:  # a vocabulary that no text has ids in
+            return encoding.ids, []
+        return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
 
 
 def _token_text(value: Any) -> str | None:
@@ -298,15 +269,3 @@ def _token_text(value: Any) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = read_json(path)
-    except ValueError as error:
-        raise RequestError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{path} must hold a JSON object")
-    return value

@@ -133,6 +133,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int = 8192) -> Tokenizer:
             "bos_token": "<|endoftext|>",
             "eos_token": "<|im_end|>",
             "pad_token": "<|pad|>",
+            "add_bos_token": True,  # training puts it before every document, so prompts begin with it too
+            "add_eos_token": False,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000_000,

@@ -112,7 +112,9 @@ def build_optimizers(
     """
     copying, others, rest = [], [], []
     for name, parameter in network.named_parameters():
-        hidden = parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+        if not parameter.requires_grad:  # the base under an adapter
+            continue
+        hidden = parameter.ndim == 2 and "embed_" not in name and "lm_head" not in name
         early = "layers.0.self_attn" in name or "layers.1.self_attn" in name
         (rest if not hidden else copying if early else others).append(parameter)
     matrices = [

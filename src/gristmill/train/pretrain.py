@@ -226,6 +226,7 @@ def _shape(config: PretrainConfig, vocab_size: int) -> ModelConfig:
         head_dim=config.head_dim,
         intermediate_size=config.intermediate_size,
         max_seq_len=config.max_seq_len,
+        family="qwen3" if config.qk_norm else "llama",
         rope_theta=config.rope_theta,
         qk_norm=config.qk_norm,
         tie_embeddings=config.tie_embeddings,

@@ -73,7 +73,7 @@ class Conversations:
         ids, targets = batch
         at = targets[:, 1:] != -100
         hidden = network.hidden(ids[:, :-1], dtype=dtype)[at]
-        logits = F.linear(hidden, network.head_weight.to(hidden.dtype)).float()
+        logits = network.logits(hidden)
         wanted = targets[:, 1:][at]
         loss = F.cross_entropy(logits, wanted, reduction="sum")
         right = (logits.argmax(-1) == wanted).sum().item()
@@ -111,7 +111,12 @@ def encode_conversations(
     path: Path, tokenizer: Tokenizer, max_tokens: int
 ) -> tuple[list[tuple[list[int], list[bool]]], int]:
     """((ids, mask) of every conversation of at most `max_tokens`, how many were too long)."""
-    rows = [tokenizer.chat_ids_with_mask(row["messages"]) for row in read_jsonl(path)]
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            rows.append(tokenizer.chat_ids_with_mask(row["messages"]))
+        except RequestError as error:
+            raise RequestError(f"{path}, line {number}: {error}") from error
     kept = [row for row in rows if len(row[0]) <= max_tokens]
     return kept, len(rows) - len(kept)
 

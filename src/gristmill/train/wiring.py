@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gristmill.errors import RequestError
-from gristmill.model import ModelConfig, Transformer, generator_for
-from gristmill.model.transformer import Attention, Block
+from gristmill.model import Block, ModelConfig, Transformer, generator_for
+from gristmill.model.attention import Attention
 from gristmill.train.bigram import count_bigrams, factorize, refine
 
 MAX_VOCAB = 16_384  # the table is dense: 1 GiB of float32 at this size
@@ -127,7 +127,7 @@ def warm_start(
     # RMSNorm multiplies what a layer reads by these, since the stream's squared norm is known.
     scale_0 = (width / (at.rank + long)) ** 0.5
     scale_1 = (width / (at.rank + long + reach * short)) ** 0.5
-    first, second = (cast(Block, layer).self_attn for layer in network.model.layers[:2])
+    first, second = (cast(Attention, cast(Block, layer).self_attn) for layer in network.model.layers[:2])
     for number, target in enumerate(at.back):
         _look_back(first, number, distance=number + 1)
         _copy(first, number, at.own, shorten, target, 1 / scale_0)

@@ -6,10 +6,11 @@ import struct
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gristmill.errors import RequestError
-from gristmill.formats.gguf import GGUFFile
+from gristmill.formats.gguf import GGMLType, GGUFFile, write_gguf
 from tests.formats.gguf.memory import peak_bytes
 
 U32, STRING, ARRAY, U8 = 4, 8, 9, 0
@@ -209,6 +210,44 @@ def test_every_truncation_is_refused_by_name(tmp_path):
         )
         seen |= {word for word in ("too short", "keys", "'k'", "'n'", "'w'") if word in message}
     assert len(seen) == 5
+
+
+SCALES = [
+    *((type, "d", bad) for type in GGMLType if "d" in type.layout.names for bad in (np.nan, np.inf, -np.inf)),
+    (GGMLType.Q4_1, "m", np.inf),
+    (GGMLType.Q5_1, "m", np.nan),
+    *((type, "dmin", -np.inf) for type in (GGMLType.Q2_K, GGMLType.Q4_K, GGMLType.Q5_K)),
+    *((type, "x", bad) for type in (GGMLType.F32, GGMLType.F16) for bad in (np.nan, np.inf, -np.inf)),
+    *((GGMLType.BF16, "x", bits) for bits in (0x7F80, 0xFF80, 0x7FC1)),
+    (GGMLType.MXFP4, "e", 255),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [0, 40_000])
+@pytest.mark.parametrize(
+    ("type", "field", "bad"), SCALES, ids=[f"{t.name} {f} {bad}" for t, f, bad in SCALES]
+)
+def test_scales_and_values_that_are_no_numbers(tmp_path, type, field, bad, block):
+    """In the first block or one far in; and the largest finite scale is none of these."""
+    rows, columns = 40_002 if block else 2, type.block_size
+    blocks = np.zeros(rows, type.layout)
+    largest = {"<f2": 65504, "<f4": 3e38, "<u2": 0x7F7F, "|u1": 253}[type.layout[field].str]
+    blocks[field] = largest
+    path = tmp_path / "a.gguf"
+
+    def loaded() -> np.ndarray:
+        raw = blocks.view(np.uint8).reshape(rows, -1)
+        write_gguf(
+            path, {}, [("fine", (1,), GGMLType.F32, np.ones(1)), ("w", (rows, columns), type, raw)]
+        )
+        file = GGUFFile.open(path)
+        assert file.load("fine") == 1 and np.array_equal(file.raw("w"), raw)
+        return file.load("w")
+
+    assert np.isfinite(loaded()).all()
+    blocks[field][block + 1] = bad
+    with pytest.raises(RequestError, match=rf"'w' holds NaN or infinity among its .*{type.name}"):
+        loaded()
 
 
 def test_what_is_not_a_file(tmp_path):

@@ -18,6 +18,14 @@ _LIMIT = np.float32(1e9)
 
 WRITABLE = frozenset(PACK)
 
+# The bits of a scale (or of an unblocked value), and those among them that are all set in NaN and infinity.
+_EXPONENTS: dict[GGMLType, tuple[str, int]] = {
+    **dict.fromkeys(GGMLType, ("<u2", 0x7C00)),
+    GGMLType.F32: ("<u4", 0x7F800000),
+    GGMLType.BF16: ("<u2", 0x7F80),
+    GGMLType.MXFP4: ("u1", 0xFF),
+}
+
 
 def dequantize(raw: np.ndarray, type: GGMLType) -> np.ndarray:
     """uint8 [..., row bytes] -> float32 [..., row elements], writable and newly allocated.
@@ -40,6 +48,22 @@ def dequantize(raw: np.ndarray, type: GGMLType) -> np.ndarray:
         for start in range(0, len(blocks), step):
             out[start : start + step] = UNPACK[type](blocks[start : start + step])
     return out.reshape(shape)
+
+
+def is_finite(raw: np.ndarray, type: GGMLType) -> bool:
+    """Whether no NaN or infinity is among the scales in uint8 [..., row bytes], or, where there are none, among
+    the values (F32, F16, BF16)."""
+    blocks = np.ascontiguousarray(raw).reshape(-1).view(type.layout)
+    bits, exponent = _EXPONENTS[type]
+    step = _CHUNK // type.block_size
+    for name in ("x", "d", "m", "dmin", "e"):
+        if name not in (blocks.dtype.names or ()):
+            continue
+        field = blocks[name].view(bits)
+        for start in range(0, len(field), step):
+            if ((field[start : start + step] & exponent) == exponent).any():
+                return False
+    return True
 
 
 def quantize(x: np.ndarray, type: GGMLType) -> np.ndarray:

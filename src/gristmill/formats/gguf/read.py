@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from gristmill.errors import RequestError, nearest
-from gristmill.formats.gguf.blocks import dequantize
+from gristmill.formats.gguf.blocks import dequantize, is_finite
 from gristmill.formats.gguf.types import UNREAD_TYPES, GGMLType
 from gristmill.formats.gguf.values import U32, U64, Cursor, shown
+from gristmill.formats.mapped import MappedFile
 
 ALIGNMENT = 32  # where general.alignment does not say otherwise
 MAX_KEY_BYTES = 65_535
@@ -51,10 +52,10 @@ class GGUFFile:
     """
 
     def __init__(
-        self, path: Path, data: np.ndarray, typed: dict[str, Any], tensors: dict[str, TensorInfo]
+        self, path: Path, mapped: MappedFile, typed: dict[str, Any], tensors: dict[str, TensorInfo]
     ):
         self.path = path
-        self._data = data  # uint8, the whole file
+        self._mapped = mapped
         self.typed_metadata: Mapping[str, Any] = MappingProxyType(typed)
         """As `metadata`, with numpy scalars that keep the file's types: `write_gguf` copies it exactly."""
         self.metadata: Mapping[str, Any] = MappingProxyType(
@@ -81,27 +82,45 @@ class GGUFFile:
                     f"{path} is too short for a GGUF file ({path.stat().st_size} bytes); "
                     "download or convert the file again"
                 )
-            data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+            with open(path, "rb") as file:
+                mapped = MappedFile(file)
         except OSError as error:
             raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+        data = np.frombuffer(mapped.view(0, mapped.size), np.uint8)
+        data.flags.writeable = False
         cursor = Cursor(data, path)
         tensor_count, key_count = _counts(cursor)
         typed = _metadata(cursor, key_count)
-        return cls(path, data, typed, _tensors(cursor, tensor_count, _alignment(cursor, typed)))
+        return cls(path, mapped, typed, _tensors(cursor, tensor_count, _alignment(cursor, typed)))
 
     def raw(self, name: str) -> np.ndarray:
-        """A tensor's bytes as they are: uint8 [*shape[:-1], bytes of a row], a read-only view of the file."""
+        """A tensor's bytes as they are: uint8 [*shape[:-1], bytes of a row], a view of the mapped file.
+
+        Writing to it changes this process's copy of a page, never the file.
+        """
         info = self._info(name)
-        rows = info.shape[:-1]
-        return self._data[info.offset : info.offset + info.nbytes].reshape(*rows, -1)
+        data = np.frombuffer(self._mapped.view(info.offset, info.nbytes), np.uint8)
+        return data.reshape(*info.shape[:-1], -1)
+
+    def release(self, name: str) -> None:
+        """Give back the memory of a tensor's pages, unless a view of them lives; see `MappedFile.release`."""
+        info = self._info(name)
+        self._mapped.release(info.offset, info.nbytes)
 
     def load(self, name: str) -> np.ndarray:
         """A tensor as float32 of its shape, newly allocated; values as ggml dequantizes them.
 
-        Values are not looked at: NaN in the file is NaN here.
+        Raises RequestError for NaN or infinity in the file: a norm or a scale of a block that is none ruins
+        whatever the model says. `raw` gives the bytes all the same.
         """
-        info = self._info(name)
-        return dequantize(self.raw(name), info.type).reshape(info.shape)
+        info, raw = self._info(name), self.raw(name)
+        if not is_finite(raw, info.type):
+            what = "values" if info.type.block_size == 1 else "scales"
+            raise RequestError(
+                f"{self.path}: tensor {shown(name)} holds NaN or infinity among its {what} ({info.type.name}); "
+                "download or convert the file again"
+            )
+        return dequantize(raw, info.type).reshape(info.shape)
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:

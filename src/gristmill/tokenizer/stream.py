@@ -1,0 +1,52 @@
+"""Text of tokens while they are being generated."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from gristmill.tokenizer.spelling import Spelling
+
+if TYPE_CHECKING:
+    from gristmill.tokenizer.tokenizer import Tokenizer
+
+
+class StreamDecoder:
+    """Text of tokens as they come; a character appears when its last byte has. Special tokens are left out.
+
+    The pushed pieces and `finish()` joined equal `tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._spelling: Spelling | None = tokenizer.spelling
+        errors = "strict" if self._spelling is None else self._spelling.errors
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors=errors)
+        self._begun = False
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def push(self, id: int) -> str:
+        if self._spelling is not None:
+            if self._tokenizer.is_special(id):
+                return ""
+            return self._show(self._utf8.decode(self._tokenizer.token_bytes(id)))
+        self._ids.append(id)
+        text = self._tokenizer.decode(self._ids)
+        return self._rest(text) if not text.endswith("\ufffd") else ""
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that was never completed, usually ''."""
+        if self._spelling is not None:
+            return self._show(self._utf8.decode(b"", final=True))
+        return self._rest(self._tokenizer.decode(self._ids))
+
+    def _show(self, text: str) -> str:
+        assert self._spelling is not None
+        shown = self._spelling.shown(text, at_start=not self._begun)
+        self._begun = self._begun or bool(text)
+        return shown
+
+    def _rest(self, text: str) -> str:
+        new, self._shown = text[len(self._shown) :], text
+        return new
