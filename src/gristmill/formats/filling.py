@@ -50,14 +50,19 @@ def fill(
     for rule in rules:
         # The way back says what must be on disk: shapes of tensors that exist on no device.
         expected = rule.save([wanted[name] for name in rule.ours])
-        loaded = [
-            _checked(source, name, like) for name, like in zip(rule.disk, expected, strict=True)
-        ]
-        for name, tensor in zip(rule.ours, rule.load(loaded), strict=True):
-            _put(network, name, _converted(name, tensor, dtype).to(device).contiguous())
-        del loaded
+        for name, tensor in zip(rule.ours, _moved(source, rule, expected, dtype), strict=True):
+            _put(network, name, tensor.to(device))
         for name in rule.disk:
-            source.release(name)
+            source.release(name)  # nothing but the network refers to its tensors any more
+
+
+def _moved(
+    source: Source, rule: Rule, expected: list[Tensor], dtype: torch.dtype | None
+) -> list[Tensor]:
+    """The parameters that a rule makes of the source's tensors."""
+    loaded = [_checked(source, name, like) for name, like in zip(rule.disk, expected, strict=True)]
+    made = zip(rule.ours, rule.load(loaded), strict=True)
+    return [_converted(name, tensor, dtype).contiguous() for name, tensor in made]
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def load_gguf(
     network = meta_network(config)
     if dtype is None:
         dtype = PLAIN.get(file.tensors["token_embd.weight"].type, torch.float32)
-    fill(network, GGUFSource(file), rules(config, network), dtype, device)
+    fill(network, GGUFSource(file, dtype), rules(config, network), dtype, device)
     return network.eval(), tokenizer
 
 

@@ -7,16 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gristmill.formats.gguf import GGMLType, GGUFFile
+from gristmill.formats.gguf import GGMLType, GGUFFile, dequantize
 
 PLAIN = {GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16}
 
 
-class GGUFSource:
-    """All tensors but those that say how positions are scaled; quantized ones come as float32."""
+_SLAB = 1 << 20  # elements widened at once
 
-    def __init__(self, file: GGUFFile) -> None:
-        self.file = file
+
+class GGUFSource:
+    """All tensors but those that say how positions are scaled; quantized ones come as `dtype`."""
+
+    def __init__(self, file: GGUFFile, dtype: torch.dtype) -> None:
+        self.file, self.dtype = file, dtype
 
     def names(self) -> Iterable[str]:
         return [name for name in self.file.tensors if not name.startswith("rope_")]
@@ -29,7 +32,15 @@ class GGUFSource:
         if info.type in PLAIN:
             raw = torch.from_numpy(self.file.raw(name).reshape(-1))
             return raw.view(PLAIN[info.type]).view(info.shape)
-        return torch.from_numpy(self.file.load(name))
+        # In slabs: the whole as float32 would be several times what is kept of it.
+        raw = self.file.raw(name)
+        rows = raw.reshape(-1, raw.shape[-1])
+        out = torch.empty(len(rows), info.shape[-1], dtype=self.dtype)
+        step = max(1, _SLAB // info.shape[-1])
+        for start in range(0, len(rows), step):
+            slab = dequantize(rows[start : start + step], info.type)
+            out[start : start + step] = torch.from_numpy(slab)
+        return out.view(info.shape)
 
     def release(self, name: str) -> None:
         self.file.release(name)

@@ -1,0 +1,128 @@
+"""What quantizing costs, as llama.cpp runs it: our GGUF beside llama.cpp's own quantization of the same weights.
+
+    python -m benchmarks.gguf MODEL [--types Q8_0 Q4_K_M] [--positions 200]
+
+Both quantized files are made from the same float32 weights: ours by `Model.save`, the other with the blocks that
+llama.cpp's quantizer makes of each tensor. llama.cpp then predicts the next token at every position of a held-out
+text from all three files; agreement of the likeliest token and KL divergence are those to the float32 file.
+Needs the dev extra (xllamacpp).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gristmill.files import write_json
+from gristmill.formats import Model
+from gristmill.formats.gguf import GGMLType, GGUFFile, write_gguf
+from gristmill.formats.parity import PROBE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--types", nargs="+", default=["Q8_0", "Q6_K", "Q4_K_M", "Q4_0"])
+    parser.add_argument("--positions", type=int, default=200)
+    parser.add_argument("--text", type=Path, help="default: the probe text of `gristmill convert`")
+    parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/gguf.json"))
+    options = parser.parse_args()
+    model = Model.load(options.model)
+    text = PROBE if options.text is None else options.text.read_text(encoding="utf-8")
+    ids = model.tokenizer.prompt_ids(text)[: min(options.positions, model.config.max_seq_len - 2)]
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        full = Path(directory) / "full.gguf"
+        model.save(full, format="gguf", quant="F32")
+        expected = distributions(full, ids, model.config.vocab_size)
+        print(f"{options.model}: {len(ids)} positions, against its float32 file under llama.cpp")
+        print(f"{'type':8} {'':10} {'MB':>7} {'same top':>9} {'mean KL':>9}   bytes equal")
+        for quant in options.types:
+            ours, theirs = (Path(directory) / f"{who}-{quant}.gguf" for who in ("ours", "theirs"))
+            model.save(ours, format="gguf", quant=quant)
+            requantized_by_llama_cpp(full, ours, theirs)
+            equal = ours.read_bytes() == theirs.read_bytes()
+            for who, path in (("gristmill", ours), ("llama.cpp", theirs)):
+                found = distributions(path, ids, model.config.vocab_size)
+                row = {"type": quant, "by": who, "bytes": path.stat().st_size, "equal": equal}
+                row |= compared(expected, found)
+                rows.append(row)
+                print(
+                    f"{quant:8} {who:10} {row['bytes'] / 1e6:7.2f} {row['same_top']:9.1%} "
+                    f"{row['kl']:9.5f}   {equal}"
+                )
+    write_json(options.out, {"model": str(options.model), "positions": len(ids), "rows": rows})
+
+
+def requantized_by_llama_cpp(full: Path, like: Path, target: Path) -> None:
+    """A copy of `like` whose blocks llama.cpp's quantizer has made of the float32 tensors of `full`."""
+    import xllamacpp
+
+    (library,) = Path(xllamacpp.__file__).parent.glob("*.so")
+    quantize = ctypes.CDLL(str(library)).ggml_quantize_chunk
+    quantize.restype = ctypes.c_size_t
+    quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    quantize.argtypes = [*quantize.argtypes, ctypes.c_void_p]
+    weights, wanted = GGUFFile.open(full), GGUFFile.open(like)
+    tensors = []
+    for info in wanted.tensors.values():
+        values = np.ascontiguousarray(weights.load(info.name))
+        if info.type == GGMLType.F32:
+            tensors.append((info.name, info.shape, info.type, values))
+            continue
+        rows, width = values.reshape(-1, info.shape[-1]).shape
+        blocks = np.empty((rows, info.type.nbytes(width)), np.uint8)
+        quantize(int(info.type), values.ctypes.data, blocks.ctypes.data, 0, rows, width, None)
+        shaped = blocks.reshape(*info.shape[:-1], -1)
+        tensors.append((info.name, info.shape, info.type, shaped))
+    write_gguf(target, wanted.typed_metadata, tensors)
+
+
+def distributions(path: Path, ids: list[int], vocab_size: int) -> list[dict[int, float]]:
+    """Log-probabilities of all next tokens after each prefix of `ids`, as llama.cpp has them."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.warmup = max(256, len(ids) + 8), 1, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)
+    found = []
+    for end in range(1, len(ids) + 1):
+        request: dict[str, Any] = {"prompt": ids[:end], "max_tokens": 1, "temperature": 0}
+        answer = server.handle_completions(
+            request | {"logprobs": vocab_size, "n_probs": vocab_size}
+        )
+        logprobs = answer["choices"][0]["logprobs"]
+        # llama.cpp gives none where the token it would write is a part of a character
+        content = logprobs["content"] if logprobs else []
+        top = content[0]["top_logprobs"] if content else []
+        found.append({entry["id"]: entry["logprob"] for entry in top})
+    del server
+    return found
+
+
+def compared(expected: list[dict[int, float]], found: list[dict[int, float]]) -> dict[str, float]:
+    """Over the positions at which both gave log-probabilities."""
+    same, divergence, count = 0, 0.0, 0
+    for p, q in zip(expected, found, strict=True):
+        if not p or not q:
+            continue
+        count += 1
+        same += max(p, key=p.__getitem__) == max(q, key=q.__getitem__)
+        divergence += sum(math.exp(lp) * (lp - q[id]) for id, lp in p.items() if id in q)
+    return {"positions": count, "same_top": same / count, "kl": divergence / count}
+
+
+if __name__ == "__main__":
+    main()
