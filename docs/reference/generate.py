@@ -1,4 +1,4 @@
-"""Writes cli.md and recipe.md from the program itself: `make docs` (python -m docs.reference.generate)."""
+"""Writes cli.md, models.md and recipe.md from the program itself: `make docs` (python -m docs.reference.generate)."""
 
 from __future__ import annotations
 
@@ -106,6 +106,37 @@ def recipe_page() -> str:
     return "\n".join(page).rstrip() + "\n"
 
 
+def models_page() -> str:
+    """Every family with its names elsewhere, and every type of GGUF file with what it may cost."""
+    import sys
+
+    from gristmill.formats.families import FAMILIES
+    from gristmill.formats.gguf_models.names import ARCHITECTURES
+    from gristmill.formats.parity import KNOWN_ERROR
+
+    page = [
+        "# Models that load, run and leave\n",
+        _NOTE,
+        "A family is a file in `gristmill/formats/families/`; all run on the one network of `gristmill/model/`. Each",
+        "row is tested against transformers (logits, packing, caches, greedy text, saved files) and, where it has a",
+        "GGUF name, against llama.cpp.\n",
+        "| `model_type` | architecture | GGUF | |",
+        "|---|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        about = " ".join((sys.modules[family.read.__module__].__doc__ or "").split())
+        gguf = f"`{ARCHITECTURES[name]}`" if name in ARCHITECTURES else "–"
+        page.append(f"| `{name}` | `{family.architecture}` | {gguf} | {_cell(about)} |")
+    page += [
+        "\nTypes of GGUF file that are written, with the mean KL divergence (nats a token) above which",
+        "`gristmill convert` refuses a copy. Q2_K, Q3_K, Q4_1, Q5_0, Q5_1 and MXFP4 are read as well.\n",
+        "| `--type` | at most |",
+        "|---|---|",
+        *(f"| `{kind}` | {bound:g} |" for kind, bound in KNOWN_ERROR.items()),
+    ]
+    return "\n".join(page) + "\n"
+
+
 def _described(doc: str, fields: Any) -> tuple[str, dict[str, str]]:
     """A settings class's docstring taken apart: what is said of all, and of each setting.
 
@@ -136,7 +167,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"cli.md": cli_page, "recipe.md": recipe_page}
+PAGES = {"cli.md": cli_page, "models.md": models_page, "recipe.md": recipe_page}
 
 
 def main() -> None:
