@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gristmill.errors import RequestError
+
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` make the file, then fsync and rename it onto `path`.
@@ -50,6 +52,19 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of someone else's, {} where there is none. Raises RequestError, naming the file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} must hold a JSON object")
+    return value
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

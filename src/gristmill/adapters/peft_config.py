@@ -12,7 +12,7 @@ from typing import Any
 
 from gristmill.adapters.config import ALL_LINEAR, LoraConfig
 from gristmill.errors import RequestError
-from gristmill.files import read_json
+from gristmill.files import read_object
 
 # Read below.
 _READ = {
@@ -55,12 +55,7 @@ def read_peft_config(directory: Path) -> LoraConfig:
     file = directory / "adapter_config.json"
     if not file.is_file():
         raise RequestError(f"{directory} is not an adapter: adapter_config.json is missing")
-    try:
-        found = read_json(file)
-    except ValueError as error:
-        raise RequestError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise RequestError(f"{file} must hold a JSON object")
+    found = read_object(file)
     try:
         return _from_peft(found)
     except RequestError as error:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gristmill.errors import RequestError, nearest
-from gristmill.files import read_json, write_json, write_text, write_with
+from gristmill.files import read_object, write_json, write_text, write_with
 from gristmill.formats.families import config_from_hf, config_to_hf, family_of
 from gristmill.formats.filling import fill, stored
 from gristmill.formats.rules import Rule
@@ -29,27 +29,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise RequestError(f"{directory} is not a model directory: config.json is missing")
-    try:
-        hf = read_json(file)
-    except ValueError as error:
-        raise RequestError(f"{file} is not JSON: {error}") from error
-    if not isinstance(hf, dict):
-        raise RequestError(f"{file} must hold a JSON object")
-    return hf
-
-
-def read_generation(directory: str | Path) -> dict[str, Any]:
-    """generation_config.json, {} where there is none. Raises RequestError when it is no JSON object."""
-    file = Path(directory) / "generation_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        found = read_json(file)
-    except ValueError as error:
-        raise RequestError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise RequestError(f"{file} must hold a JSON object")
-    return found
+    return read_object(file)
 
 
 def load_network(

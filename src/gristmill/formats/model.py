@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import RequestError
+from gristmill.files import read_object
 from gristmill.formats.families import config_from_hf
 from gristmill.formats.gguf import GGUFFile
 from gristmill.formats.gguf_models import gguf_config, load_gguf, save_gguf
 from gristmill.formats.hf import (
     load_network,
     read_config,
-    read_generation,
     save_hf,
     torch_device,
     torch_dtype,
@@ -65,7 +65,8 @@ class Model:
             network, tokenizer = load(found, kind, place)
         else:
             tokenizer = Tokenizer.load(found)
-            network, generation = load_network(found, dtype, device), read_generation(found)
+            network = load_network(found, dtype, device)
+            generation = read_object(found / "generation_config.json")
         if tokenizer.vocab_size > size:
             raise RequestError(
                 f"{found}: the tokenizer has {tokenizer.vocab_size} tokens and the model {size}; "

@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from gristmill.errors import RequestError
-from gristmill.files import read_json
+from gristmill.files import read_object
 from gristmill.tokenizer.ranks import from_tiktoken, from_vocab_json
 from gristmill.tokenizer.sentencepiece import read_sentencepiece
 from gristmill.tokenizer.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def _from_json(file: Path) -> tokenizers.Tokenizer:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config = _read_object(folder / "tokenizer_config.json")
+    config = read_object(folder / "tokenizer_config.json")
     template = folder / "chat_template.jinja"
     if template.is_file():
         try:
@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _stops(file: Path) -> list[int]:
-    eos = _read_object(file).get("eos_token_id")
+    eos = read_object(file).get("eos_token_id")
     stops = [] if eos is None else eos if isinstance(eos, list) else [eos]
     if not all(type(id) is int for id in stops):
         raise RequestError(f"{file}: eos_token_id must be a token id or a list of them")
@@ -97,7 +97,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], folder: P
     """Tokens that a model has beyond its SentencePiece file, each at the id its files give."""
     file = folder / "added_tokens.json"
     ids: dict[int, AddedToken] = {}
-    for text, id in _read_object(file).items():
+    for text, id in read_object(file).items():
         if type(id) is not int:
             raise RequestError(f"{file}: the id of {text!r} must be a number")
         ids[id] = AddedToken(text, special=True, normalized=False)
@@ -118,15 +118,3 @@ def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], folder: P
                 f"{folder}: the added token {token.content!r} cannot have the id {id}; the vocabulary "
                 f"gives it {backend.token_to_id(token.content)}"
             )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = read_json(path)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{path} must hold a JSON object")
-    return value

@@ -127,7 +127,9 @@ def warm_start(
     # RMSNorm multiplies what a layer reads by these, since the stream's squared norm is known.
     scale_0 = (width / (at.rank + long)) ** 0.5
     scale_1 = (width / (at.rank + long + reach * short)) ** 0.5
-    first, second = (cast(Attention, cast(Block, layer).self_attn) for layer in network.model.layers[:2])
+    first, second = (
+        cast(Attention, cast(Block, layer).self_attn) for layer in network.model.layers[:2]
+    )
     for number, target in enumerate(at.back):
         _look_back(first, number, distance=number + 1)
         _copy(first, number, at.own, shorten, target, 1 / scale_0)
