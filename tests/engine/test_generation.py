@@ -275,3 +275,13 @@ def test_cancelled_rows_leave_and_the_others_do_not_notice(engine: Engine) -> No
 def test_values_out_of_range_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(RequestError, match=field):
         SamplingParams(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_padding_of_the_vocabulary_is_never_sampled(temperature):
+    """Embeddings are padded to round sizes; their rows were never trained, whatever they say."""
+    model = random_model(vocab_size=512)
+    model.tokenizer.vocab_size = 300  # as if the other rows were padding
+    params = SamplingParams(max_tokens=40, temperature=temperature, seed=1)
+    ids = Engine(model).generate([Request(token_ids=[5, 6, 7], params=params)])[0].token_ids
+    assert ids and max(ids) < 300

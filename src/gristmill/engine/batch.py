@@ -74,10 +74,14 @@ class Generation:
 
 
 class Batch:
-    """The running rows and their cache. Not thread-safe: one thread adds and steps."""
+    """The running rows and their cache. Not thread-safe: one thread adds and steps.
 
-    def __init__(self, network: Transformer, max_rows: int = 64) -> None:
+    Ids from `vocab_size` on, which pad some models' embeddings and were never trained, are not sampled.
+    """
+
+    def __init__(self, network: Transformer, vocab_size: int, max_rows: int = 64) -> None:
         self._network = network
+        self._vocab_size = vocab_size
         self._max_rows = max_rows
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -136,7 +140,11 @@ class Batch:
     def _emit(self, rows: list[Generation], hidden_BD: Tensor) -> list[tuple[Generation, Chunk]]:
         """Sample for `rows`, and let those that ended leave."""
         logits_BV = self._network.logits(hidden_BD)
-        tokens = sample(logits_BV, [g.history for g in rows])
+        possible_BV = logits_BV
+        if self._vocab_size < logits_BV.shape[1]:
+            possible_BV = logits_BV.clone()
+            possible_BV[:, self._vocab_size :] = float("-inf")
+        tokens = sample(possible_BV, [g.history for g in rows])
         events = []
         for g, token, logits_V in zip(rows, tokens, logits_BV, strict=True):
             logprob = None

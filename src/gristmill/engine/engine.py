@@ -84,7 +84,7 @@ class Engine(LM):
 
     def batch(self) -> Batch:
         """An empty batch for whoever runs the steps (the server's thread)."""
-        return Batch(self.model.network, self._max_rows)
+        return Batch(self.model.network, self.tokenizer.vocab_size, self._max_rows)
 
     def start(self, request: Request) -> Generation:
         """Tokenize and check a request. Raises RequestError; computes nothing."""
