@@ -14,6 +14,7 @@ import argparse
 import ctypes
 import math
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,7 @@ def requantized_by_llama_cpp(full: Path, like: Path, target: Path) -> None:
 
 def distributions(path: Path, ids: list[int], vocab_size: int) -> list[dict[int, float]]:
     """Log-probabilities of all next tokens after each prefix of `ids`, as llama.cpp has them."""
-    import xllamacpp
-
+    xllamacpp: Any = import_module("xllamacpp")  # without type information
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.warmup = max(256, len(ids) + 8), 1, False
