@@ -63,7 +63,7 @@ def edit_tensors(path, change):
             "short_factor must be a list of 12",
         ),
         (dict(rope_parameters={"partial_rotary_factor": 2}), "from 0 to 1"),
-        (dict(rope_parameters={"rope_theta": -1}), "rope_theta must be a number above 0"),
+        (dict(rope_parameters={"rope_theta": -1}), "rope_theta must be a number above 1"),
         (dict(rope_parameters=[1]), "rope_parameters must be an object"),
         (dict(quantization_config={"quant_method": "gptq"}), "quantization is not read yet"),
         (dict(quantization_config={"config_groups": {"a": 1}}), "must be an object of objects"),

@@ -111,21 +111,37 @@ def test_large_models_are_sharded(make, tmp_path):
     assert (tmp_path / "README.md").read_text() == "# A card\n"
 
 
-def test_a_save_that_is_killed_leaves_no_mixture(make, saved):
-    """Killed while the weights are written, the directory is no model; never old config with new weights."""
+def test_a_save_that_is_killed_or_fails_leaves_the_old_model(make, saved):
+    """While new weights are written the old ones stay; never old config with new weights."""
     script = """
 import os, sys
 from gristmill.formats import Model, hf
 model = Model.load(sys.argv[1])
-hf.save_file = lambda tensors, path, metadata: os._exit(9)
+kept = hf.save_file
+def killed(tensors, path, metadata):
+    kept(tensors, path, metadata=metadata)
+    os._exit(9)
+hf.save_file = killed
 model.save(sys.argv[1])
 """
+    before = Model.load(saved).network.state_dict()
     result = subprocess.run([sys.executable, "-c", script, saved], env=dict(os.environ))
     assert result.returncode == 9
-    with pytest.raises(RequestError, match=r"holds neither config\.json nor run\.json"):
-        Model.load(saved)
+    assert list(saved.glob("..shard*"))  # what was under way
+    for name, tensor in Model.load(saved).network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    make(seed=1).save(saved)
+    assert not list(saved.glob("*shard*")) and not list(saved.glob(".*shard*"))
+    assert not torch.equal(
+        Model.load(saved).network.head_weight, before["model.embed_tokens.weight"]
+    )
+
+
+def test_an_older_template_does_not_win(saved, make):
+    (saved / "chat_template.jinja").write_text("old")
+    assert Model.load(saved).tokenizer.chat_template == "old"
     make().save(saved)
-    assert Model.load(saved).config == make().config
+    assert Model.load(saved).tokenizer.chat_template != "old"
 
 
 def test_an_open_model_survives_a_save_over_it(make, saved):
@@ -198,10 +214,10 @@ def test_a_tied_head_that_is_stored_anyway_must_be_equal(saved):
 
 
 def test_padded_vocabularies_are_fine_and_short_ones_are_not(make, tmp_path, tokenizer):
-    make(vocab_size=tokenizer.vocab_size - 1).save(tmp_path)
+    make(vocab_size=tokenizer.vocab_size - 100).save(tmp_path)
     with pytest.raises(RequestError, match="do not belong together"):
         Model.load(tmp_path)
-    assert load_network(tmp_path).head_weight.shape[0] == tokenizer.vocab_size - 1
+    assert load_network(tmp_path).head_weight.shape[0] == tokenizer.vocab_size - 100
 
 
 def test_calling_a_model_checks_what_it_is_given(make):

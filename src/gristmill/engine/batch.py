@@ -82,6 +82,7 @@ class Batch:
     def __init__(self, network: Transformer, vocab_size: int, max_rows: int = 64) -> None:
         self._network = network
         self._vocab_size = vocab_size
+        self._switch = network.config.frequency_switch
         self._max_rows = max_rows
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
@@ -99,19 +100,28 @@ class Batch:
         """Prefill waiting prompts, or else decode one token of every row. Returns what each got."""
         self._waiting = deque(g for g in self._waiting if not g.cancelled)
         self._keep([not g.cancelled for g in self._running])
+        self._start_outgrown_anew()
         free = self._max_rows - len(self._running)
         # Admit in groups: when many wait, prefilling them one by one as rows leave would be slow.
         if self._waiting and free >= min(len(self._waiting), max(1, self._max_rows // 4)):
             admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-            groups = groups_by_length(range(len(admitted)), [len(g.prompt) for g in admitted])
+            lengths = [g.length for g in admitted]
+            groups = groups_by_length(range(len(admitted)), lengths, self._switch)
             return [e for group in groups for e in self._prefill([admitted[i] for i in group])]
         if self._running:
             return self._decode()
         return []
 
+    def _start_outgrown_anew(self) -> None:
+        """Rows whose next token passes the length at which frequencies change: what was cached is for the old ones."""
+        grown = [g for g in self._running if self._switch and g.length == self._switch + 1]
+        if grown:
+            self._keep([g not in grown for g in self._running])
+            self._waiting.extendleft(grown)
+
     def _prefill(self, group: list[Generation]) -> list[tuple[Generation, Chunk]]:
-        lengths = [len(g.prompt) for g in group]
-        tokens_BT = padded([g.prompt for g in group]).to(self._device)
+        lengths = [g.length for g in group]
+        tokens_BT = padded([g.prompt + g.output for g in group]).to(self._device)
         cache = self._new_cache(len(group), max(lengths) + 1)
         hidden = self._network.hidden(tokens_BT, cache=cache)
         last_BD = hidden[torch.arange(len(group)), torch.tensor(lengths) - 1]
@@ -187,11 +197,17 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.from_numpy(table)
 
 
-def groups_by_length(items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of similar length together, each group within PASS_TOKENS when padded (or alone)."""
+def groups_by_length(
+    items: Sequence[int], lengths: Sequence[int], switch: int | None
+) -> list[list[int]]:
+    """Indices of similar length together, each group within PASS_TOKENS when padded (or alone).
+
+    `switch` is the network's `frequency_switch`: padding must not lift a shorter row over it.
+    """
     groups: list[list[int]] = []
     for i in sorted(items, key=lambda i: lengths[i]):
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= PASS_TOKENS:
+        fits = groups and (len(groups[-1]) + 1) * lengths[i] <= PASS_TOKENS
+        if fits and (not switch or lengths[i] <= switch or lengths[groups[-1][0]] > switch):
             groups[-1].append(i)
         else:
             groups.append([i])

@@ -93,6 +93,9 @@ class Engine(LM):
         prompt = prompt or self.tokenizer.document_start
         if not prompt:
             raise RequestError("the prompt is empty, and the tokenizer has no token to begin with")
+        size = self.model.config.vocab_size
+        if max(prompt) >= size:
+            raise RequestError(f"token id {max(prompt)} is outside the vocabulary of {size}")
         if len(prompt) >= self.context:
             raise ContextOverflow(len(prompt), self.context, room=1)
         stop_ids = self.tokenizer.stop_ids | frozenset(params.stop_token_ids)

@@ -19,7 +19,8 @@ def text_logprobs(network: Transformer, rows: Sequence[Sequence[int]]) -> list[l
     """For each row of n tokens, the n - 1 log-probabilities of its second to last token."""
     results: list[list[float]] = [[] for _ in rows]
     scored = [i for i, row in enumerate(rows) if len(row) > 1]
-    for group in groups_by_length(scored, [len(row) for row in rows]):
+    lengths = [len(row) for row in rows]
+    for group in groups_by_length(scored, lengths, network.config.frequency_switch):
         tokens_BT = padded([rows[i] for i in group]).to(network.head_weight.device)
         hidden = network.hidden(tokens_BT)
         counts = [len(rows[i]) - 1 for i in group]

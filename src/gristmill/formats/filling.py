@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,17 +25,20 @@ def fill(
     rules: Sequence[Rule],
     dtype: torch.dtype | None,
     device: torch.device,
+    unused: str = "(?!)",
 ) -> None:
     """Give every parameter of a `meta` network its value; `dtype` None: the one that it has on disk.
 
     Each tensor is read, checked, converted and let go before the next, so memory stays near the size of the
     finished network; where dtype and device are the file's own, parameters are views of the mapped file.
-    Raises RequestError, naming file and tensor, for one that is missing, left over, of another shape or kind,
-    or not finite.
+    Tensors whose names match `unused` are left alone. Raises RequestError, naming file and tensor, for one that
+    is missing, left over, of another shape or kind, or not finite.
     """
     rules = complete(rules, network)
     wanted = network.state_dict()
+    needless = re.compile(unused)
     held = {name for name in source.names() if not name.endswith(_COMPUTED)}
+    held = {name for name in held if not needless.fullmatch(name)}
     _check_tied(network, source, held, rules)
     needed = [name for rule in rules for name in rule.disk]
     for name in needed:

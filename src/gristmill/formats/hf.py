@@ -22,6 +22,7 @@ from gristmill.model import Linear, Transformer, meta_network
 from gristmill.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5_000_000_000
+_UNFINISHED = (".shard-*", "..shard-*.tmp")
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def load_network(
         _check_scales(source, network, rules)
         with torch.device("meta"):
             replace_int8(network, source.names())
-    fill(network, source, rules, kind, place)
+    fill(network, source, rules, kind, place, family.unused(config))
     return network.eval()
 
 
@@ -87,12 +88,14 @@ def save_hf(
             "first (gristmill.adapters.merge_and_unload), or save them alone (save_adapter)"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    # A reader must not pair the old config with new weights.
-    (directory / "config.json").unlink(missing_ok=True)
-    for pattern in ("model*.safetensors*", "pytorch_model*.bin*"):
-        for old in directory.glob(pattern):
-            old.unlink()
-    _write_tensors(stored(network, rules), directory, max_shard_bytes)
+    _remove(directory, _UNFINISHED)  # of a save that was killed
+    try:
+        shards, total = _write_shards(stored(network, rules), directory, max_shard_bytes)
+        # The new weights are there. A reader must not pair the old config with them.
+        _remove(directory, ("config.json", "model*.safetensors*", "pytorch_model*.bin*"))
+        _name_shards(directory, shards, total)
+    finally:
+        _remove(directory, _UNFINISHED)
     dtype = str(network.model.embed_tokens.weight.dtype).removeprefix("torch.")
     ids = _token_ids(tokenizer)
     config = {**hf, "dtype": dtype, **ids}
@@ -118,12 +121,12 @@ def _token_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
     }
 
 
-def _write_tensors(
+def _write_shards(
     tensors: Iterable[tuple[str, Tensor]], directory: Path, max_shard_bytes: int
-) -> None:
-    """Shards as they fill up, under names that tell how many there are once that is known."""
+) -> tuple[list[list[str]], int]:
+    """Write .shard-0, .shard-1, … as they fill up; returns the tensors of each, and the bytes of all."""
     shard: dict[str, Tensor] = {}
-    written: list[list[str]] = []  # names of each shard
+    written: list[list[str]] = []
     size = total = 0
 
     def write() -> None:
@@ -133,8 +136,6 @@ def _write_tensors(
         written.append(list(shard))
         shard.clear()
 
-    for old in directory.glob(".shard-*"):  # of a save that was killed
-        old.unlink()
     for name, tensor in tensors:
         if shard and size + tensor.nbytes > max_shard_bytes:
             write()
@@ -143,18 +144,29 @@ def _write_tensors(
         size += tensor.nbytes
         total += tensor.nbytes
     write()
-    if len(written) == 1:
+    return written, total
+
+
+def _name_shards(directory: Path, shards: list[list[str]], total: int) -> None:
+    """Give them the names that tell how many there are, and write the index."""
+    if len(shards) == 1:
         (directory / ".shard-0").rename(directory / "model.safetensors")
         return
     weight_map = {}
-    for number, names in enumerate(written):
-        name = f"model-{number + 1:05d}-of-{len(written):05d}.safetensors"
+    for number, names in enumerate(shards):
+        name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (directory / f".shard-{number}").rename(directory / name)
         weight_map.update(dict.fromkeys(names, name))
     write_json(
         directory / "model.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
+
+
+def _remove(directory: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        for file in directory.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 def _quantization_config(network: Transformer, rules: Sequence[Rule]) -> dict[str, Any] | None:

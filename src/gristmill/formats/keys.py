@@ -37,6 +37,12 @@ class Keys:
             raise self.error(f"{key} must be a whole number, not {value!r}")
         return value
 
+    def kv_heads(self, heads: int, default: int | None) -> int:
+        """`num_key_value_heads`: null means as many as heads, absent the default of the family's class."""
+        if default is None or "num_key_value_heads" in self.hf:
+            default = heads
+        return self.count("num_key_value_heads", default)
+
     def number(self, key: str, default: float | None = None) -> float:
         return self._number(key, self.hf.get(key), default)
 
@@ -60,7 +66,7 @@ class Keys:
 
     def activation(self, key: str, default: str) -> Any:
         name = self.hf.get(key) or default
-        if name not in _ACTIVATIONS:
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
             raise self.error(
                 f"{key} {name!r} is not supported; supported are {', '.join(_ACTIVATIONS)}"
             )
@@ -90,11 +96,13 @@ class Keys:
         self, head_dim: int, theta: float = 10_000.0, layer_type: str = FULL
     ) -> dict[str, Any]:
         """`rope_theta`, `rope_scaling` and `rotary_dim` of a ModelConfig, from the new keys or the old ones."""
-        rope = self.hf.get("rope_parameters") or self.hf.get("rope_scaling") or {}
+        # As in transformers, the old key wins: people add it to a config.json to stretch the context.
+        rope = self.hf.get("rope_scaling") or self.hf.get("rope_parameters") or {}
         if isinstance(rope, Mapping) and isinstance(rope.get(layer_type), Mapping):
             rope = rope[layer_type]  # Gemma 3 has a set for each type of layer
         if not isinstance(rope, Mapping):
             raise self.error(f"rope_parameters must be an object, not {rope!r}")
+        inner = self.hf.get("rope_parameters")
         share = self._first(
             rope.get("partial_rotary_factor"),
             self.hf.get("partial_rotary_factor"),
@@ -102,13 +110,16 @@ class Keys:
         )
         share = self._number("partial_rotary_factor", share, 1.0)
         found = self._first(
-            rope.get("rope_theta"), self.hf.get("rope_theta"), self.hf.get("rotary_emb_base")
+            rope.get("rope_theta"),
+            self.hf.get("rope_theta"),
+            self.hf.get("rotary_emb_base"),
+            inner.get("rope_theta") if isinstance(inner, Mapping) else None,
         )
         theta = self._number("rope_theta", found, theta)
         if not 0 < share <= 1:
             raise self.error(f"partial_rotary_factor must be from 0 to 1, not {share}")
-        if theta <= 0:
-            raise self.error(f"rope_theta must be a number above 0, not {theta!r}")
+        if theta <= 1:
+            raise self.error(f"rope_theta must be a number above 1, not {theta!r}")
         rotated = int(head_dim * share)
         return {
             "rope_theta": theta,
@@ -120,7 +131,7 @@ class Keys:
         kind = rope.get("rope_type") or rope.get("type") or "default"
         if kind == "default":
             return None
-        if kind not in _ROPE_KINDS:
+        if not isinstance(kind, str) or kind not in _ROPE_KINDS:
             raise self.error(
                 f"positions of rope_type {kind!r} are not supported; supported are "
                 f"{', '.join(['default', *_ROPE_KINDS])}"
@@ -135,6 +146,7 @@ class Keys:
 
         longest = self.count("max_position_embeddings", 0)
         original = self._first(
+            self.hf.get("original_max_position_embeddings") if kind == "longrope" else None,
             rope.get("original_max_position_embeddings"),
             self.hf.get("original_max_position_embeddings"),
             None if kind == "linear" else longest,
@@ -174,9 +186,10 @@ class Keys:
 
     def _number(self, key: str, value: Any, default: float | None) -> float:
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(f"{key} must be a number, not {value!r}")
-        return float(value)
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if not number or not abs(value) < 1e300:  # type: ignore[arg-type]  # nor infinity, nor NaN
+            raise self.error(f"{key} must be a number, not {value!s:.40}")
+        return float(value)  # type: ignore[arg-type]
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling | None, share: float = 1.0) -> dict[str, Any]:

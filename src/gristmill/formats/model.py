@@ -67,7 +67,10 @@ class Model:
             tokenizer = Tokenizer.load(found)
             network = load_network(found, dtype, device)
             generation = read_object(found / "generation_config.json")
-        if tokenizer.vocab_size > size:
+        # Control tokens beyond the embedding are never used (Gemma 3's <image_soft_token>).
+        beyond = set(range(size, tokenizer.vocab_size))
+        needed = {*tokenizer.stop_ids, *tokenizer.document_start}
+        if beyond - set(tokenizer.special_tokens.values()) or beyond & needed:
             raise RequestError(
                 f"{found}: the tokenizer has {tokenizer.vocab_size} tokens and the model {size}; "
                 "they do not belong together"

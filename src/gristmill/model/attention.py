@@ -16,6 +16,7 @@ from gristmill.model.config import SLIDING, ModelConfig
 from gristmill.model.layers import Linear, RMSNorm, norm
 from gristmill.model.rope import rotate
 
+_QUERIES = 256  # at once, where scores are computed in the open
 _LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever rms_norm_eps says
 
 
@@ -71,7 +72,7 @@ def attend(
     `softcap` bends scores into ±softcap (Gemma 2); a sink is one more score for each head, which takes its
     share of the softmax and gives no value (gpt-oss). Neither is known to torch's fused attention.
     """
-    B, H, T, C = q_BHTC.shape
+    H, T = q_BHTC.shape[1:3]
     if softcap is None and sinks_H is None:
         return F.scaled_dot_product_attention(
             q_BHTC,
@@ -82,13 +83,32 @@ def attend(
             scale=scale,
             enable_gqa=k_BKSC.shape[1] != H,
         )
+    if mask is None:
+        mask = torch.ones(T, T, dtype=torch.bool, device=q_BHTC.device).tril()[None, None]
+    # Block by block: the scores of all queries at once would be gigabytes in long prompts.
+    blocks = [
+        _attend_plainly(q, k_BKSC, v_BKSC, m, scale, softcap, sinks_H)
+        for q, m in zip(q_BHTC.split(_QUERIES, 2), mask.split(_QUERIES, 2), strict=True)
+    ]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+
+
+def _attend_plainly(
+    q_BHTC: Tensor,
+    k_BKSC: Tensor,
+    v_BKSC: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """`attend` as it is defined, in fp32."""
+    B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
     q_BKGTC = q_BHTC.reshape(B, K, H // K, T, C)
     scores = (q_BKGTC @ k_BKSC[:, :, None].transpose(-1, -2)).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    if mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=scores.device).tril()[None, None]
     scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
     if sinks_H is not None:
         sinks = sinks_H.float().view(1, K, H // K, 1, 1).expand(B, -1, -1, T, 1)

@@ -34,6 +34,14 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.factor <= 0:
             raise RequestError(f"rope scaling: factor must be above 0, not {self.factor}")
+        if self.kind == "longrope":
+            factors = (*self.short_factors, *self.long_factors)
+            same = 0 < len(self.short_factors) == len(self.long_factors)
+            if not same or min(factors) <= 0 or self.original_max_seq_len < 2:
+                raise RequestError(
+                    "rope scaling: longrope needs as many short factors as long ones, all above 0, and the context "
+                    "that it scales"
+                )
         if self.kind != "linear" and self.original_max_seq_len < 1:
             raise RequestError(
                 f"rope scaling: {self.kind} needs original_max_position_embeddings, the context it scales"
@@ -188,6 +196,11 @@ class ModelConfig:
         unknown = set(self.layer_types) - {FULL, SLIDING}
         if unknown:
             raise RequestError(f"model config: layer type {sorted(unknown)[0]!r} is not supported")
+        scaling = self.rope_scaling
+        if scaling and scaling.kind == "longrope" and 2 * len(scaling.long_factors) != self.rotated:
+            raise RequestError(
+                f"model config: longrope has {len(scaling.long_factors)} factors for {self.rotated // 2} pairs"
+            )
         if SLIDING in self.layer_types and (self.sliding_window or 0) < 1:
             raise RequestError("model config: sliding layers need a sliding_window of at least 1")
 
@@ -203,6 +216,12 @@ class ModelConfig:
     @property
     def score_scale(self) -> float:
         return self.head_dim**-0.5 if self.query_scale == "rsqrt" else self.query_scale
+
+    @property
+    def frequency_switch(self) -> int | None:
+        """The length beyond which a row's rotary frequencies are others (LongRoPE); None: they never change."""
+        scaling = self.rope_scaling
+        return scaling.original_max_seq_len if scaling and scaling.kind == "longrope" else None
 
     def layer_type(self, layer: int) -> str:
         return self.layer_types[layer] if self.layer_types else FULL

@@ -27,18 +27,20 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor, chosen_NE: Tensor, weights_NE: Tensor) -> Tensor:
         """The weighted sum of what each token's chosen experts say, [N, D]."""
+        # Once for all: indexing a stack makes a gradient of its whole size for every expert.
+        stacks = {name: tensor.unbind() for name, tensor in self.named_parameters()}
         out = torch.zeros_like(x_ND)
         for expert in chosen_NE.unique().tolist():
             tokens, place = (chosen_NE == expert).nonzero(as_tuple=True)
-            said = self._expert(expert, x_ND[tokens])
+            said = self._expert(stacks, expert, x_ND[tokens])
             weight = weights_NE[tokens, place, None].to(said.dtype)
             out.index_add_(0, tokens, said * weight)
         return out
 
-    def _expert(self, expert: int, x: Tensor) -> Tensor:
+    def _expert(self, stacks: dict[str, tuple[Tensor, ...]], expert: int, x: Tensor) -> Tensor:
         def linear(x: Tensor, name: str) -> Tensor:
-            weight = getattr(self, f"{name}_proj")[expert].to(x.dtype)
-            bias = getattr(self, f"{name}_bias")[expert].to(x.dtype) if self.has_bias else None
+            weight = stacks[f"{name}_proj"][expert].to(x.dtype)
+            bias = stacks[f"{name}_bias"][expert].to(x.dtype) if self.has_bias else None
             return F.linear(x, weight, bias)
 
         return linear(activate_gated(self.activation, linear(x, "gate"), linear(x, "up")), "down")

@@ -10,10 +10,9 @@ import numpy as np
 from gristmill.errors import RequestError
 from gristmill.tokenizer.patterns import DIGIT, GPT2, PRE
 from gristmill.tokenizer.pieces import SPACE, Entry, Kind, merges_of
-from gristmill.tokenizer.tokenizer import Tokenizer
+from gristmill.tokenizer.tokenizer import TURN_ENDS, Tokenizer
 
 _GGML = "tokenizer.ggml."
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
 _PREFIX = {"type": "Prepend", "prepend": SPACE}
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 
@@ -61,7 +60,7 @@ def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
             f"GGUF can put BOS before a text and EOS after it; this tokenizer puts {tokenizer.before} "
             f"before and {tokenizer.after} after"
         )
-    turn_ends = [tokenizer.special_tokens.get(name) for name in _TURN_ENDS]
+    turn_ends = [tokenizer.special_tokens.get(name) for name in TURN_ENDS]
     unknown = tokenizer.config.get("unk_token")
     ids = {
         "bos_token_id": bos,

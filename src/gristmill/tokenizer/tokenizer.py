@@ -18,10 +18,9 @@ from gristmill.tokenizer.spelling import Spelling, spelling_of
 from gristmill.tokenizer.unicode import check_unicode
 
 # What ends a turn or a document in the families we know; those that a vocabulary has become its stop ids.
-_STOPS = (
-    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "</s>"),
-    "<end_of_turn>",
-)
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eot|>")
+_STOPS = (*TURN_ENDS, "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "</s>")
+_STOPS += ("<|return|>", "<|call|>")  # gpt-oss
 _MOST_TOKENS = (
     1 << 24
 )  # one absurd id must not become an allocation (tokenizers' to_str lists every gap)
@@ -80,6 +79,8 @@ class Tokenizer:
         directory = Path(directory)
         write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True) + "\n")
         write_json(directory / "tokenizer_config.json", self.config)
+        # An older template beside it would win over the one in the configuration.
+        (directory / "chat_template.jinja").unlink(missing_ok=True)
 
     # Text and ids
 

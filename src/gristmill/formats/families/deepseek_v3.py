@@ -45,7 +45,13 @@ def read(keys: Keys) -> ModelConfig:
     bias, heads = keys.flag("attention_bias", False), keys.count("num_attention_heads")
     if keys.count("num_key_value_heads", heads) != heads:
         raise keys.error("num_key_value_heads must equal num_attention_heads in latent attention")
-    keys.refuse(hidden_act="silu", rope_interleave=True)
+    keys.refuse(
+        hidden_act="silu",
+        rope_interleave=True,
+        scoring_func="sigmoid",
+        topk_method="noaux_tc",
+        moe_layer_freq=1,
+    )
     return llama_like(
         keys,
         "deepseek_v3",
@@ -123,4 +129,9 @@ def rules(config: ModelConfig) -> list[Rule]:
     return found
 
 
-FAMILY = Family("deepseek_v3", "DeepseekV3ForCausalLM", read, write, rules)
+def predicts_further(config: ModelConfig) -> str:
+    """The layers behind the last, which were trained to predict one token more (multi-token prediction)."""
+    return rf"model\.layers\.(?:{config.num_layers}|{config.num_layers + 1})\..*"
+
+
+FAMILY = Family("deepseek_v3", "DeepseekV3ForCausalLM", read, write, rules, unused=predicts_further)

@@ -22,7 +22,8 @@ class Family:
 
     `read` makes a ModelConfig of config.json; `write` gives the keys beyond those that all families share;
     `rules` says which tensors have other names or another layout on disk. `prefix` begins the names of all but
-    the head, unless the file was saved from the body alone (as GPT-2's own files are).
+    the head, unless the file was saved from the body alone (as GPT-2's own files are). `unused` matches names of
+    tensors that releases hold and prediction does not need.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], list[Rule]] = no_rules
     prefix: str = "model."
+    unused: Callable[[ModelConfig], str] = lambda config: "(?!)"
 
 
 def llama_like(
@@ -61,7 +63,7 @@ def llama_like(
         hidden_size=hidden,
         num_layers=keys.count("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=keys.count("num_key_value_heads", heads if kv_heads is None else kv_heads),
+        num_kv_heads=keys.kv_heads(heads, kv_heads),
         head_dim=head_dim,
         intermediate_size=keys.count("intermediate_size"),
         max_seq_len=keys.count("max_position_embeddings", context),

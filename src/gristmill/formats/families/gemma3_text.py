@@ -16,7 +16,8 @@ def read(keys: Keys) -> ModelConfig:
     nested = keys.get("rope_parameters")
     local = keys.number("rope_local_base_freq", 10_000.0)
     if isinstance(nested, dict) and SLIDING in nested:
-        inner = keys.rope(width, 10_000.0, layer_type=SLIDING)
+        own = Keys({**keys.hf, "rope_scaling": None}, keys.file)  # which is for the global layers
+        inner = own.rope(width, 10_000.0, layer_type=SLIDING)
         if inner["rope_scaling"] is not None:
             raise keys.error("scaled positions in local layers are not supported")
         local = inner["rope_theta"]

@@ -14,7 +14,6 @@ def read(keys: Keys) -> ModelConfig:
     keys.refuse(
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
-        reorder_and_upcast_attn=False,  # the same result, computed in another order
         add_cross_attention=False,
     )
     hidden, heads = keys.count("n_embd", 768), keys.count("n_head", 12)

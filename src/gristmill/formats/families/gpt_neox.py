@@ -21,7 +21,7 @@ def read(keys: Keys) -> ModelConfig:
             f"hidden_size ({hidden}) must be a multiple of num_attention_heads ({heads})"
         )
     bias = keys.flag("attention_bias", True)
-    share = {} if keys.get("rope_parameters") else {"rotary_pct": keys.number("rotary_pct", 0.25)}
+    share = {"rotary_pct": keys.number("rotary_pct", 0.25)}
     rope = Keys({**keys.hf, **share}, keys.file).rope(hidden // heads)
     return ModelConfig(
         family="gpt_neox",

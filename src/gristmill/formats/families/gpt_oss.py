@@ -15,9 +15,21 @@ from gristmill.formats.keys import Keys
 from gristmill.formats.rules import Rule, each
 from gristmill.model import FULL, SLIDING, ModelConfig, MoEConfig
 
+# transformers' default where config.json says nothing.
+_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+}
+_ROPE |= {"original_max_position_embeddings": 4096}
+
 
 def read(keys: Keys) -> ModelConfig:
     keys.refuse(swiglu_limit=7.0, swiglu_alpha=1.702, hidden_act="silu")
+    if not keys.get("rope_scaling") and not keys.get("rope_parameters"):
+        keys = Keys({**keys.hf, "rope_parameters": _ROPE}, keys.file)
     layers = keys.count("num_hidden_layers")
     types = keys.layer_types(layers, [FULL if i % 2 else SLIDING for i in range(layers)])
     window = (

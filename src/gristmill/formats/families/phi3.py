@@ -12,6 +12,8 @@ from gristmill.model import ModelConfig
 
 
 def read(keys: Keys) -> ModelConfig:
+    if "original_max_position_embeddings" not in keys.hf:  # which counts for longrope alone
+        keys = Keys({**keys.hf, "original_max_position_embeddings": 4096}, keys.file)
     return llama_like(keys, "phi3", context=4096, eps=1e-5, **window_of_all(keys, None))
 
 

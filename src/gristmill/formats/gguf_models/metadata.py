@@ -15,14 +15,26 @@ import torch
 
 from gristmill.errors import RequestError
 from gristmill.formats.gguf_models.names import ARCHITECTURES, architecture
+from gristmill.formats.gguf_models.scaling import read_scaling, same_frequencies, scaling_keys
 from gristmill.formats.keys import Keys
-from gristmill.model import FULL, SLIDING, ModelConfig, MoEConfig, RopeScaling
-from gristmill.model.rope import inverse_frequencies, longrope_attention_factor
+from gristmill.model import FULL, SLIDING, ModelConfig, MoEConfig
 
 # Where llama.cpp applies a window; which layers have it is fixed by the architecture. (Phi-3's it reads and ignores.)
 _WINDOWED = ("gemma2", "gemma3", "gpt-oss")
-_LLAMA3_CONTEXT = 8192  # of every Llama 3.1 to 3.3, whose scaling GGUF holds as plain numbers
-_SOFTMAX, _SIGMOID, _SOFTMAX_CHOSEN = 1, 2, 3  # llama.cpp's expert_gating_func
+_SOFTMAX_CHOSEN = 3  # llama.cpp's expert_gating_func of gpt-oss
+# Keys that change what is computed and are not read, each with the value that changes nothing.
+_UNREAD: dict[str, Any] = {
+    "attention.scale": 0.0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "embedding_scale": 1.0,
+    "rope.scale_linear": 1.0,
+    "expert_weights_scale": 1.0,
+    "attention.clamp_kqv": 0.0,
+    "attention.max_alibi_bias": 0.0,
+    "expert_shared_count": 0,
+    "attention.causal": True,
+}
 
 
 def to_metadata(config: ModelConfig) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -63,7 +75,7 @@ def to_metadata(config: ModelConfig) -> tuple[dict[str, Any], dict[str, torch.Te
         keys["use_parallel_residual"] = config.parallel_residual
     if config.moe is not None:
         keys |= _moe_keys(config.moe, arch)
-    scaling, tensors = _scaling_keys(config)
+    scaling, tensors = scaling_keys(config)
     metadata = {f"{arch}.{key}": value for key, value in (keys | scaling).items()}
     metadata = {"general.architecture": arch, **metadata}
     said = from_metadata(metadata, tensors, config.tie_embeddings, Path("the GGUF file"))
@@ -83,16 +95,44 @@ def from_metadata(
     `vocab_size` where the metadata do not say it: the rows of `token_embd.weight`. Raises RequestError, naming
     the file and the key.
     """
+    try:
+        return _read(metadata, tensors, tied, file, vocab_size)
+    except RequestError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise RequestError(f"{file}: {error}") from error
+
+
+def _read(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    tied: bool,
+    file: Path,
+    vocab_size: int | None,
+) -> ModelConfig:
     arch = metadata.get("general.architecture")
     if arch not in set(ARCHITECTURES.values()):
         known = ", ".join(dict.fromkeys(ARCHITECTURES.values()))
         raise RequestError(f"{file}: architecture {arch!r} is not supported; supported are {known}")
     prefix = f"{arch}."
-    own = {k.removeprefix(prefix): _decimal(v) for k, v in metadata.items() if k.startswith(prefix)}
+    own = {
+        k.removeprefix(prefix): _single(k, v, file)
+        for k, v in metadata.items()
+        if k.startswith(prefix)
+    }
     keys = Keys(own, file)
+    if metadata.get("split.count", 0) > 1:
+        raise keys.error(
+            "this is one part of a model that is split into several files; join them first with "
+            "llama-gguf-split --merge"
+        )
+    keys.refuse(**{name: harmless for name, harmless in _UNREAD.items() if name in own})
+    if arch == "olmo2":
+        keys.refuse(**{"attention.sliding_window": None})  # OLMo 3 goes by the same name
     heads, layers = keys.count("attention.head_count"), keys.count("block_count")
     hidden = keys.count("embedding_length")
     head_dim = keys.count("attention.key_length", hidden // max(heads, 1))
+    keys.refuse(**{"attention.value_length": head_dim})
     rotated = keys.count("rope.dimension_count", head_dim)
     layer_norm = arch in ("gpt2", "gptneox")
     epsilon = "layer_norm_epsilon" if layer_norm else "layer_norm_rms_epsilon"
@@ -112,7 +152,7 @@ def from_metadata(
         max_seq_len=keys.count("context_length"),
         norm_eps=keys.number(f"attention.{epsilon}"),
         rope_theta=keys.number("rope.freq_base", 10_000.0),
-        rope_scaling=_scaling(keys, tensors, rotated, arch),
+        rope_scaling=read_scaling(keys, tensors, rotated, arch),
         rotary_dim="head_dim" if rotated == head_dim else rotated,
         qk_norm=arch in ("qwen3", "qwen3moe", "gemma3", "olmo2"),
         moe=moe,
@@ -121,8 +161,15 @@ def from_metadata(
     return ModelConfig(**(shared | _SPECIFIC.get(arch, lambda keys, layers: {})(keys, layers)))
 
 
-def _decimal(value: Any) -> Any:
-    """A float32 as the short decimal number that was meant: 1e-06, not 9.99999997e-07."""
+def _single(key: str, value: Any, file: Path) -> Any:
+    """A value for all layers: a list of one for each must say the same for all.
+
+    A float32 becomes the short decimal number that was meant: 1e-06, not 9.99999997e-07.
+    """
+    if isinstance(value, np.ndarray):
+        if not len(value) or (value != value[0]).any():
+            raise RequestError(f"{file}: {key} differs by layer, which is not supported")
+        value = value[0].item()
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -147,24 +194,12 @@ def _check_said(config: ModelConfig, said: ModelConfig) -> None:
             and np.float32(ours) == np.float32(read)
         ):
             continue
-        if name == "rope_scaling" and _same_frequencies(config, said):
+        if name == "rope_scaling" and same_frequencies(config, said):
             continue
         raise RequestError(
             f"llama.cpp cannot run this {config.family}: in its {said.family} {name} is {read!r}, here it is "
             f"{ours!r}"
         )
-
-
-def _same_frequencies(config: ModelConfig, said: ModelConfig) -> bool:
-    """Whether positions turn alike, at the beginning and at the end of the context: forms may differ."""
-    for position in (0, config.max_seq_len - 1):
-        at = torch.tensor([[position]])
-        (ours, our_factor), (theirs, their_factor) = (
-            inverse_frequencies(c.rotated, c.rope_theta, c.rope_scaling, at) for c in (config, said)
-        )
-        if abs(our_factor - their_factor) > 1e-5 or not torch.allclose(ours, theirs, rtol=1e-5):
-            return False
-    return True
 
 
 # What an architecture does without saying so in the metadata.
@@ -177,7 +212,9 @@ def _biased(keys: Keys, layers: int) -> dict[str, Any]:
 def _gemma(keys: Keys, layers: int, pattern: int, largest: int) -> dict[str, Any]:
     hidden, heads = keys.count("embedding_length"), keys.count("attention.head_count")
     # llama.cpp knows the 27B models by their number of layers: they scale by another width.
-    width = hidden // heads if layers == largest else keys.count("attention.key_length", 256)
+    width = (
+        hidden // max(heads, 1) if layers == largest else keys.count("attention.key_length", 256)
+    )
     return {
         "layer_types": tuple(FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)),
         "sliding_window": keys.count("attention.sliding_window", 4096),
@@ -281,104 +318,4 @@ def _moe(keys: Keys, arch: str) -> MoEConfig | None:
         # llama.cpp normalizes for both; where all experts are chosen from it is the same
         normalize=not chosen,
         bias=chosen,
-    )
-
-
-def _scaling_keys(config: ModelConfig) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    scaling = config.rope_scaling
-    if scaling is None:
-        return {}, {}
-    keys: dict[str, Any] = {}
-    if scaling.kind == "llama3":
-        return {}, {"rope_freqs.weight": _divisors(config, scaling)}
-    if scaling.kind != "longrope":  # whose factors are the whole of it: another would come on top
-        keys["rope.scaling.type"] = scaling.kind
-        keys["rope.scaling.factor"] = scaling.factor
-    if scaling.kind == "linear":
-        return keys, {}
-    keys["rope.scaling.original_context_length"] = scaling.original_max_seq_len
-    if scaling.kind == "yarn":
-        if (
-            scaling.attention_factor is not None
-            or scaling.mscale
-            or not _default_ramp(scaling, config)
-        ):
-            raise RequestError(
-                "llama.cpp's YaRN has a ramp and attention factor of its own; this model's differ, so it "
-                "would say something else there"
-            )
-        return keys, {}
-    keys["rope.scaling.attn_factor"] = longrope_attention_factor(scaling)
-    return keys, {
-        "rope_factors_long.weight": torch.tensor(scaling.long_factors),
-        "rope_factors_short.weight": torch.tensor(scaling.short_factors),
-    }
-
-
-def _default_ramp(scaling: RopeScaling, config: ModelConfig) -> bool:
-    ramp = (scaling.beta_fast, scaling.beta_slow) == (32.0, 1.0)
-    return ramp and (scaling.truncate or config.family == "gpt_oss")
-
-
-def _divisors(config: ModelConfig, scaling: RopeScaling) -> torch.Tensor:
-    """By how much each frequency is divided, fp32 [rotated/2]."""
-    at = torch.zeros(1, 1)
-    plain, _ = inverse_frequencies(config.rotated, config.rope_theta, None, at)
-    scaled, _ = inverse_frequencies(config.rotated, config.rope_theta, scaling, at)
-    return plain / scaled
-
-
-def _scaling(
-    keys: Keys, tensors: Mapping[str, torch.Tensor], rotated: int, arch: str
-) -> RopeScaling | None:
-    if "rope_freqs.weight" in tensors:
-        return _from_divisors(keys, tensors["rope_freqs.weight"], rotated)
-    original = keys.count("rope.scaling.original_context_length", 0)
-    if "rope_factors_long.weight" in tensors:
-        long, short = (
-            tuple(tensors[f"rope_factors_{which}.weight"].tolist()) for which in ("long", "short")
-        )
-        original = original or keys.count("context_length")
-        factor = keys.number("rope.scaling.factor", keys.count("context_length") / original)
-        attention = keys.optional("rope.scaling.attn_factor")
-        return RopeScaling(
-            "longrope",
-            factor,
-            original,
-            attention_factor=attention,
-            short_factors=short,
-            long_factors=long,
-        )
-    kind = keys.get("rope.scaling.type") or "none"
-    if kind == "none":
-        return None
-    if kind not in ("linear", "yarn"):
-        raise keys.error(f"rope.scaling.type {kind!r} is not supported")
-    factor = keys.number("rope.scaling.factor", 1.0)
-    if kind == "linear":
-        return RopeScaling("linear", factor)
-    return RopeScaling("yarn", factor, original, truncate=arch != "gpt-oss")
-
-
-def _from_divisors(keys: Keys, divisors: torch.Tensor, rotated: int) -> RopeScaling:
-    """Llama 3's scaling again, where its known constants give these numbers; else the numbers themselves."""
-    if divisors.shape != (rotated // 2,) or not bool((divisors > 0).all()):
-        raise keys.error(
-            f"the tensor rope_freqs.weight must hold {rotated // 2} numbers above 0, one for each pair"
-        )
-    theta = keys.number("rope.freq_base", 10_000.0)
-    known = RopeScaling("llama3", float(divisors.max()), _LLAMA3_CONTEXT)
-    at = torch.zeros(1, 1)
-    plain, _ = inverse_frequencies(rotated, theta, None, at)
-    scaled, _ = inverse_frequencies(rotated, theta, known, at)
-    if torch.allclose(plain / scaled, divisors, rtol=1e-5):
-        return known
-    factors = tuple(divisors.tolist())
-    return RopeScaling(
-        "longrope",
-        1.0,
-        keys.count("context_length"),
-        attention_factor=1.0,
-        short_factors=factors,
-        long_factors=factors,
     )

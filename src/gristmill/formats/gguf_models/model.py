@@ -49,10 +49,14 @@ def load_gguf(
     """
     file = GGUFFile.open(path)
     config = gguf_config(file)
-    tokenizer = from_gguf_metadata(file.metadata)
+    try:
+        tokenizer = from_gguf_metadata(file.metadata)
+    except RequestError as error:
+        raise RequestError(f"{file.path}: {error}") from error
     network = meta_network(config)
     if dtype is None:
-        dtype = PLAIN.get(file.tensors["token_embd.weight"].type, torch.float32)
+        embedding = file.tensors.get("token_embd.weight")
+        dtype = torch.float32 if embedding is None else PLAIN.get(embedding.type, torch.float32)
     fill(network, GGUFSource(file, dtype), rules(config, network), dtype, device)
     return network.eval(), tokenizer
 
