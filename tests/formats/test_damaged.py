@@ -35,6 +35,10 @@ def edit_tensors(path, change):
         ),
         (dict(architectures=[], model_type="bert"), r"'bert' is not supported"),
         (dict(architectures=7), "is not supported"),
+        (
+            dict(architectures=["Gemma3ForConditionalGeneration"], text_config={}),
+            "reads images too, and only text models are supported",
+        ),
         (dict(hidden_size="delete"), "hidden_size must be a whole number, not None"),
         (dict(num_hidden_layers="two"), "num_hidden_layers must be a whole number, not 'two'"),
         (dict(num_attention_heads=0), "num_heads must be at least 1"),

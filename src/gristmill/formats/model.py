@@ -59,7 +59,7 @@ class Model:
         """
         found = resolve(path)
         kind, place = (None if dtype == "auto" else torch_dtype(dtype)), torch_device(device)
-        size, generation = load_config(found).vocab_size, {}
+        generation: dict[str, Any] = {}
         if found.is_file():
             load = load_gguf if found.suffix == ".gguf" else load_llama2c
             network, tokenizer = load(found, kind, place)
@@ -67,6 +67,7 @@ class Model:
             tokenizer = Tokenizer.load(found)
             network = load_network(found, dtype, device)
             generation = read_object(found / "generation_config.json")
+        size = network.config.vocab_size
         # Control tokens beyond the embedding are never used (Gemma 3's <image_soft_token>).
         beyond = set(range(size, tokenizer.vocab_size))
         needed = {*tokenizer.stop_ids, *tokenizer.document_start}

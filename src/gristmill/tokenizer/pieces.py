@@ -86,8 +86,11 @@ def merges_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     ids = {entry.text: id for id, entry in enumerate(entries) if entry.kind == Kind.NORMAL}
     merges: list[tuple[str, str]] = []
     for text in sorted(ids, key=lambda text: (-entries[ids[text]].score, ids[text])):
-        cuts = [(text[:at], text[at:]) for at in range(1, len(text))]
-        cuts = [(left, right) for left, right in cuts if left in ids and right in ids]
+        cuts = [
+            (left, right)
+            for at in range(1, len(text))
+            if (left := text[:at]) in ids and (right := text[at:]) in ids
+        ]
         # The order transformers' converter gives the cuts of one piece.
         merges += sorted(cuts, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
     return merges

@@ -103,6 +103,11 @@ def _family(hf: dict[str, Any], file: Path) -> Family:
         name = hf.get("model_type")
         family = FAMILIES.get(str(name))
     if family is None:
+        if isinstance(hf.get("text_config"), dict):
+            raise RequestError(
+                f"{file}: {name!r} reads images too, and only text models are supported; take the "
+                "family's text-only release"
+            )
         known = ", ".join(sorted(_BY_ARCHITECTURE))
         raise RequestError(f"{file}: architecture {name!r} is not supported; supported are {known}")
     return family
