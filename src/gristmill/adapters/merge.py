@@ -56,9 +56,16 @@ def unmerge(network: nn.Module) -> None:
     residents.merged = None
 
 
-def merge_and_unload(network: nn.Module, name: str = "default") -> None:
-    """Merge for good and take every adapter off: a plain network, as it can be saved or quantized."""
+def merge_and_unload(network: nn.Module, name: str | None = None) -> None:
+    """Merge for good and take every adapter off: a plain network, as it can be saved or quantized.
+
+    `name` None: the adapter that is merged already, or else the active one. Raises RequestError where there is
+    none.
+    """
     residents = residents_of(network)
+    name = name or residents.merged or residents.active
+    if name is None:
+        raise RequestError("no adapter is active: name the one to merge")
     if residents.merged != name:
         merge(network, name)
     for linear, _ in adapted_layers(network).values():

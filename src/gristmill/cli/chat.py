@@ -22,7 +22,9 @@ _HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or model directory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
+    ],
     rag: Annotated[
         bool, typer.Option("--rag", help="Look answers up in the run's own index and cite it.")
     ] = False,

@@ -64,6 +64,8 @@ def convert(
         markup=False,
         soft_wrap=True,
     )
+    types = ", ".join(f"{count} × {kind}" for kind, count in done.types.items())
+    out.print(f"tensors: {types}", markup=False, soft_wrap=True)
     out.print(
         f"parity on {parity.tokens} tokens: same likeliest token {parity.same_top:.1%}   "
         f"mean KL {parity.kl:.2g} (bound for {done.kind}: {done.bound:g})   "

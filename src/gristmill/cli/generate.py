@@ -13,7 +13,9 @@ from gristmill.errors import RequestError
 
 
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or model directory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
+    ],
     prompt: Annotated[str, typer.Argument(help='The text to continue; "-" reads standard input.')],
     max_tokens: Annotated[int, typer.Option(help="At most this many new tokens.")] = 128,
     temperature: Annotated[

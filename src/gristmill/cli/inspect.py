@@ -60,8 +60,9 @@ def inspect(
 def _is_model(given: str) -> bool:
     """Whether the only argument is a run, a model directory or a model's file rather than a text."""
     path = os.path.expanduser(given)
-    if path.endswith((".gguf", ".bin")) and os.path.isfile(path):
-        return True
+    named = path.endswith((".gguf", ".bin")) or path.startswith(("/", "./", "../", "runs/"))
+    if named and not any(map(str.isspace, path)):
+        return True  # also where nothing is there: the error then says so
     marks = ("run.json", "recipe.toml", "config.json", "model/config.json")
     return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
 

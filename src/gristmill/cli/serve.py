@@ -11,7 +11,9 @@ from gristmill.errors import missing_extra
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or model directory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
+    ],
     host: Annotated[
         str, typer.Option(help="Address to listen on. Beyond 127.0.0.1, anyone there may ask.")
     ] = "127.0.0.1",

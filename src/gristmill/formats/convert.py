@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from gristmill.errors import RequestError, WorkError
+from gristmill.formats.describe import describe
 from gristmill.formats.gguf.mixtures import mixture_name
 from gristmill.formats.model import Model
 from gristmill.formats.parity import KNOWN_ERROR, Parity, compare, sample
@@ -18,7 +20,8 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """kind: the copy's weights, as GGUF names them. bound: the mean KL that they may cost."""
+    """kind: the copy's weights, as GGUF names them. bound: the mean KL that they may cost. types: how many tensors
+    have which type; a kind falls back to others where rows are not whole blocks of 256."""
 
     source: Path
     target: Path
@@ -27,6 +30,7 @@ class Conversion:
     parity: Parity
     bound: float
     bytes: int
+    types: dict[str, int]
 
 
 def convert(
@@ -76,7 +80,8 @@ def convert(
         partial.rename(target)
     finally:
         _remove(partial)
-    return Conversion(place, target, format, kind, parity, bound, _size(target))
+    types = dict(Counter(tensor.type for tensor in describe(target).tensors).most_common())
+    return Conversion(place, target, format, kind, parity, bound, _size(target), types)
 
 
 def _problem(parity: Parity, kind: str, bound: float) -> str:

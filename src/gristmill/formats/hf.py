@@ -129,10 +129,14 @@ def _write_shards(
     written: list[list[str]] = []
     size = total = 0
 
+    def save(path: Path) -> None:
+        # transformers looks for the format before it reads a file
+        save_file(shard, path, metadata={"format": "pt"})
+        path.chmod(directory.stat().st_mode & 0o666)  # the library writes for its owner alone
+
     def write() -> None:
         target = directory / f".shard-{len(written)}"
-        # transformers looks for the format before it reads a file
-        write_with(target, lambda path: save_file(shard, path, metadata={"format": "pt"}))
+        write_with(target, save)
         written.append(list(shard))
         shard.clear()
 

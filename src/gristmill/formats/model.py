@@ -104,15 +104,18 @@ class Model:
     def save(
         self,
         path: str | Path,
-        format: str = "hf",
+        format: str = "auto",
         card: str | None = None,
         quant: str = "auto",
     ) -> None:
         """Write a directory that transformers reads ("hf"), or one file for llama.cpp ("gguf").
 
+        "auto": by the name, NAME.gguf or a directory. What was there before is replaced.
         `card` becomes the directory's README.md. `quant` is a GGUF file's type: F32, F16, BF16, Q8_0, Q4_K_M, …;
         "auto" keeps the weights' dtype. Raises RequestError for what the format cannot hold.
         """
+        if format == "auto":
+            format = "gguf" if Path(path).suffix == ".gguf" else "hf"
         if format not in ("hf", "gguf"):
             raise RequestError(f'format {format!r} is not supported; supported are "hf" and "gguf"')
         if format == "hf":
