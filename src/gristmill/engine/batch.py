@@ -114,7 +114,9 @@ class Batch:
 
     def _start_outgrown_anew(self) -> None:
         """Rows whose next token passes the length at which frequencies change: what was cached is for the old ones."""
-        grown = [g for g in self._running if self._switch and g.length == self._switch + 1]
+        if self._switch is None:
+            return
+        grown = [g for g in self._running if g.length == self._switch + 1]
         if grown:
             self._keep([g not in grown for g in self._running])
             self._waiting.extendleft(grown)

@@ -93,9 +93,6 @@ class Engine(LM):
         prompt = prompt or self.tokenizer.document_start
         if not prompt:
             raise RequestError("the prompt is empty, and the tokenizer has no token to begin with")
-        size = self.model.config.vocab_size
-        if max(prompt) >= size:
-            raise RequestError(f"token id {max(prompt)} is outside the vocabulary of {size}")
         if len(prompt) >= self.context:
             raise ContextOverflow(len(prompt), self.context, room=1)
         stop_ids = self.tokenizer.stop_ids | frozenset(params.stop_token_ids)
@@ -107,9 +104,8 @@ class Engine(LM):
                 yield chunk
 
     def _ids(self, text: str | Sequence[int]) -> list[int]:
-        if isinstance(text, str):
-            return self.tokenizer.prompt_ids(text)
-        ids = [int(i) for i in text]
+        given = self.tokenizer.prompt_ids(text) if isinstance(text, str) else text
+        ids = [int(i) for i in given]
         size = self.model.config.vocab_size
         for i in ids:
             if not 0 <= i < size:

@@ -7,15 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from gristmill.errors import RequestError, WorkError
 from gristmill.formats.describe import describe
 from gristmill.formats.gguf.mixtures import mixture_name
+from gristmill.formats.gguf_models import plain_type
 from gristmill.formats.model import Model
 from gristmill.formats.parity import KNOWN_ERROR, Parity, compare, sample
-
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,13 @@ def convert(
         raise RequestError(f"{target} is there already; remove it or name another place")
     if format == "hf" and quant != "auto":
         raise RequestError(f"{quant} is a type of GGUF file; name the target something.gguf for it")
-    kind = (
-        "" if quant == "auto" else mixture_name(quant)
-    )  # a typo is refused before weights are read
+    # A typo is refused before weights are read.
+    kind = "" if quant == "auto" else mixture_name(quant)
     original = Model.load(source, dtype=dtype)
     assert original.path is not None
-    kind = kind or _DTYPES[original.network.model.embed_tokens.weight.dtype]
+    kind = kind or plain_type(original.network)
     before = sample(original)
-    partial = target.with_name(
-        f".partial-{target.name}"
-    )  # which keeps the suffix, and so the format
+    partial = target.with_name(f".partial-{target.name}")  # the suffix says the format
     _remove(partial)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)

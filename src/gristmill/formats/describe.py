@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from gristmill.formats.filling import dtype_name
 from gristmill.formats.gguf import GGUFFile
 from gristmill.formats.hf import read_config
 from gristmill.formats.llama2c import Llama2cSource
@@ -51,12 +50,8 @@ def _of(source: Source) -> tuple[Held, ...]:
     held = []
     for name in source.names():
         tensor = source.load(name)
-        held.append(Held(name, tuple(tensor.shape), _name(tensor.dtype), tensor.nbytes))
+        held.append(Held(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.nbytes))
     return tuple(held)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _short(value: Any) -> Any:

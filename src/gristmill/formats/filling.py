@@ -116,8 +116,8 @@ def _checked(source: Source, name: str, like: Tensor) -> Tensor:
         )
     if tensor.dtype != like.dtype and not (tensor.is_floating_point() and like.is_floating_point()):
         raise RequestError(
-            f"{source.place(name)}: the tensor {name} holds {_name(tensor.dtype)}, expected was "
-            f"{_name(like.dtype)}"
+            f"{source.place(name)}: the tensor {name} holds {dtype_name(tensor.dtype)}, expected was "
+            f"{dtype_name(like.dtype)}"
         )
     if tensor.is_floating_point() and not is_finite(tensor):
         raise RequestError(f"{source.place(name)}: the tensor {name} holds NaN or infinity")
@@ -141,5 +141,5 @@ def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, attribute, tensor)
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

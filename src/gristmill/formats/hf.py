@@ -14,7 +14,7 @@ from torch import Tensor
 from gristmill.errors import RequestError, nearest
 from gristmill.files import read_object, write_json, write_text, write_with
 from gristmill.formats.families import config_from_hf, config_to_hf, family_of
-from gristmill.formats.filling import fill, stored
+from gristmill.formats.filling import dtype_name, fill, stored
 from gristmill.formats.rules import Rule
 from gristmill.formats.source import DirectorySource
 from gristmill.kernels import Int8Linear, replace_int8
@@ -96,7 +96,7 @@ def save_hf(
         _name_shards(directory, shards, total)
     finally:
         _remove(directory, _UNFINISHED)
-    dtype = str(network.model.embed_tokens.weight.dtype).removeprefix("torch.")
+    dtype = dtype_name(network.model.embed_tokens.weight.dtype)
     ids = _token_ids(tokenizer)
     config = {**hf, "dtype": dtype, **ids}
     if quantization is not None:

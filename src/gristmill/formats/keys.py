@@ -92,6 +92,13 @@ class Keys:
             raise self.error(f"layer_types has {len(given)} entries for {layers} layers")
         return tuple(given) if SLIDING in given else ()
 
+    def windows(self, layers: int, derived: list[str], default: int) -> dict[str, Any]:
+        """`layer_types` and `sliding_window` of a ModelConfig; neither where no layer slides."""
+        types = self.layer_types(layers, derived)
+        if not types:
+            return {}
+        return {"layer_types": types, "sliding_window": self.count("sliding_window", default)}
+
     def rope(
         self, head_dim: int, theta: float = 10_000.0, layer_type: str = FULL
     ) -> dict[str, Any]:

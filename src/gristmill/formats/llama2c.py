@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def _read_config(path: Path) -> ModelConfig:
         qk_norm=False,
         tie_embeddings=vocab > 0,
     )
-    needed = _HEADER.size + 4 * sum(count for _, count in _layout(config))
+    needed = _HEADER.size + 4 * sum(prod(shape) for _, shape in _shapes(config))
     if needed != size:
         raise RequestError(
             f"{path} is not a whole llama2.c checkpoint: its header asks for {needed} bytes, the file has {size}"
@@ -103,16 +104,6 @@ def _shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
     return kinds if config.tie_embeddings else [*kinds, ("output", (config.vocab_size, d))]
 
 
-def _layout(config: ModelConfig) -> list[tuple[str, int]]:
-    found = []
-    for kind, shape in _shapes(config):
-        count = 1
-        for size in shape:  # Python's integers: no product overflows
-            count *= size
-        found.append((kind, count))
-    return found
-
-
 class Llama2cSource:
     """The tensors as views of the mapped file; layers apart, as `layers.N.kind`."""
 
@@ -122,7 +113,8 @@ class Llama2cSource:
         data = torch.from_numpy(np.memmap(path, np.float32, mode="c", offset=_HEADER.size))
         self._tensors: dict[str, Tensor] = {}
         at = 0
-        for (kind, shape), (_, count) in zip(_shapes(config), _layout(config), strict=True):
+        for kind, shape in _shapes(config):
+            count = prod(shape)
             tensor = data[at : at + count].view(shape)
             at += count
             if kind.startswith("freq_"):

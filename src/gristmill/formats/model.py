@@ -13,7 +13,7 @@ from gristmill.errors import RequestError
 from gristmill.files import read_object
 from gristmill.formats.families import config_from_hf
 from gristmill.formats.gguf import GGUFFile
-from gristmill.formats.gguf_models import gguf_config, load_gguf, save_gguf
+from gristmill.formats.gguf_models import gguf_config, load_gguf, plain_type, save_gguf
 from gristmill.formats.hf import (
     load_network,
     read_config,
@@ -124,8 +124,7 @@ class Model:
             save_hf(self.network, path, self.tokenizer, card=card, generation=self.generation)
             return
         if quant == "auto":
-            names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-            quant = names[self.network.model.embed_tokens.weight.dtype]
+            quant = plain_type(self.network)
         name = self.path.stem if self.path is not None else "model"
         save_gguf(self.network, self.tokenizer, path, quant, name)
 

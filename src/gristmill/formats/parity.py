@@ -43,7 +43,6 @@ class Sample:
 
     ids: tuple[int, ...]
     logprobs: Tensor
-    logits_std: float
     chat_template: str | None
     stop_ids: frozenset[int]
 
@@ -77,7 +76,6 @@ def sample(model: Model, ids: tuple[int, ...] | None = None, probe: str = PROBE)
     return Sample(
         own,
         logits.log_softmax(-1),
-        float(logits.std()),
         tokenizer.chat_template if template is not None else None,
         tokenizer.stop_ids,
     )

@@ -137,6 +137,8 @@ def test_the_originals_are_sound(tmp_path):
     seeds(tmp_path)
     for name in "abc":
         read_everything(tmp_path / f"{name}.gguf")
+        file = GGUFFile.open(tmp_path / f"{name}.gguf")
+        assert file.tensors or file.metadata  # there is something to damage
 
 
 def test_every_refusal_is_one_line_that_names_the_file(outcomes):

@@ -13,14 +13,8 @@ def gemma(keys: Keys, family: str, pattern: int, context: int, **settings: Any) 
     """What Gemma 2 and 3 share; every `pattern`-th layer is global."""
     layers = keys.count("num_hidden_layers")
     keys.refuse(use_bidirectional_attention=False)
-    types = keys.layer_types(
-        layers, [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
-    )
-    window = (
-        {"layer_types": types, "sliding_window": keys.count("sliding_window", 4096)}
-        if types
-        else {}
-    )
+    derived = [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
+    window = keys.windows(layers, derived, 4096)
     bias = keys.flag("attention_bias", False)
     return llama_like(
         keys,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gristmill.formats.families.family import Family, llama_like, llama_like_keys
 from gristmill.formats.keys import Keys
-from gristmill.formats.rules import Rule, each
+from gristmill.formats.rules import Rule, each, renamed
 from gristmill.model import FULL, SLIDING, ModelConfig, MoEConfig
 
 # transformers' default where config.json says nothing.
@@ -31,10 +31,8 @@ def read(keys: Keys) -> ModelConfig:
     if not keys.get("rope_scaling") and not keys.get("rope_parameters"):
         keys = Keys({**keys.hf, "rope_parameters": _ROPE}, keys.file)
     layers = keys.count("num_hidden_layers")
-    types = keys.layer_types(layers, [FULL if i % 2 else SLIDING for i in range(layers)])
-    window = (
-        {"layer_types": types, "sliding_window": keys.count("sliding_window", 128)} if types else {}
-    )
+    derived = [FULL if i % 2 else SLIDING for i in range(layers)]
+    window = keys.windows(layers, derived, 128)
     bias = keys.flag("attention_bias", True)
     moe = MoEConfig(
         num_experts=keys.count("num_local_experts", keys.count("num_experts", 128)),
@@ -108,7 +106,7 @@ def rules(config: ModelConfig) -> list[Rule]:
                 bias_together,
             ),
             each(f"{experts}.down_proj", f"{experts}.down_proj", turned, turned),
-            each(f"{experts}.down_proj_bias", f"{experts}.down_bias", lambda t: t, lambda t: t),
+            renamed(f"{experts}.down_proj_bias", f"{experts}.down_bias"),
         ]
     return found
 

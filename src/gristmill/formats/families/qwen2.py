@@ -16,12 +16,7 @@ def windows(keys: Keys) -> dict[str, Any]:
         return {}
     first = keys.count("max_window_layers", 28)
     derived = [SLIDING if layer >= first else FULL for layer in range(layers)]
-    types = keys.layer_types(layers, derived)
-    return (
-        {"layer_types": types, "sliding_window": keys.count("sliding_window", 4096)}
-        if types
-        else {}
-    )
+    return keys.windows(layers, derived, 4096)
 
 
 def window_keys(config: ModelConfig) -> dict[str, Any]:

@@ -61,6 +61,12 @@ def load_gguf(
     return network.eval(), tokenizer
 
 
+def plain_type(network: Transformer) -> str:
+    """The type of GGUF file that keeps the weights' dtype: F32, F16 or BF16."""
+    names = {dtype: type.name for type, dtype in PLAIN.items()}
+    return names[network.model.embed_tokens.weight.dtype]
+
+
 def save_gguf(
     network: Transformer, tokenizer: Tokenizer, path: str | Path, quant: str, name: str = "model"
 ) -> None:
