@@ -6,29 +6,53 @@ It is the same for our own models and for a provider's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from gristmill.errors import RequestError
 
 Message = dict[str, str]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What the text must be: JSON of a schema (a dict), any JSON object (source ""), a regular expression, a Lark
+    grammar, or one of several strings (a tuple)."""
+
+    kind: Literal["json_schema", "json_object", "regex", "lark", "choice"]
+    source: str | Mapping[str, Any] | tuple[str, ...] = ""
+
+    def __post_init__(self) -> None:
+        wanted = {"json_schema": Mapping, "choice": tuple}.get(self.kind, str)
+        if self.kind not in ("json_schema", "json_object", "regex", "lark", "choice"):
+            raise RequestError(f"grammar: the kind {self.kind!r} is none of those that are known")
+        if not isinstance(self.source, wanted):
+            raise RequestError(f"grammar: {self.kind} needs a {wanted.__name__.lower()}")
+        if self.kind == "choice" and not (self.source and all(self.source)):
+            raise RequestError("grammar: choice needs at least one string, and none may be empty")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen. Order: penalties, temperature, min-p, top-k, top-p, draw (as in vLLM).
+    """How tokens are chosen. Order: grammar and allowed ids, bad words, min_tokens, bias, penalties, temperature,
+    min-p, top-k, top-p, draw (as in vLLM).
 
-    temperature: 0 is greedy (the lowest id wins a tie); penalties apply to it too.
+    max_tokens, min_tokens: new tokens; before the least of them no token ends the answer, and no stop string.
+    temperature: 0 is greedy (the lowest id wins a tie); bias and penalties apply to it too.
     top_k, top_p, min_p: None, 1.0 and 0.0 leave everything in.
     repetition_penalty: on ids of prompt and output; frequency_, presence_penalty: on output only.
-    seed: the draw at a position depends only on (seed, position), never on the batch's other rows.
-    stop: strings that end the text and are cut from it; stop_token_ids: tokens that end it, besides
-    the tokenizer's own.
+    logit_bias: added to the logits of ids. allowed_token_ids: no others. bad_words: texts that may not come.
+    seed: the draw at a position depends only on (seed, position), never on who else is asking. None: one is
+    chosen, and the completion tells which.
+    stop: strings that end the text and are cut from it (include_stop: are not); stop_token_ids: tokens that end
+    it, besides the tokenizer's own, which ignore_eos ignores.
+    n: answers to give, each with a seed of its own; best_of: of so many the n with the best mean log-probability.
     logprobs: how many top alternatives to return with each token (0 = the chosen token's alone,
-    None = none). They are the model's own, before penalties, temperature and cuts.
+    None = none). They are the model's own, before penalties, temperature and cuts. prompt_logprobs: the same for
+    the prompt's tokens. grammar: what the text must be.
 
     Raises RequestError, naming the field, for a value outside its range.
     """
@@ -41,10 +65,20 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    seed: int = 0
+    seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    include_stop: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
+    n: int = 1
+    best_of: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -58,9 +92,22 @@ class SamplingParams:
         _require("repetition_penalty", positive, self.repetition_penalty, "above 0")
         for name in ("frequency_penalty", "presence_penalty"):
             _require(name, -2 <= getattr(self, name) <= 2, getattr(self, name), "-2 to 2")
+        if self.seed is not None:
+            _require("seed", 0 <= self.seed < 2**64, self.seed, "None, or 0 to 2**64 - 1")
         _require("stop", all(self.stop), self.stop, "non-empty strings")
-        alternatives = self.logprobs is None or self.logprobs >= 0
-        _require("logprobs", alternatives, self.logprobs, "None or at least 0")
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            _require(name, value is None or value >= 0, value, "None or at least 0")
+        least = 0 <= self.min_tokens <= self.max_tokens
+        _require("min_tokens", least, self.min_tokens, f"0 to max_tokens ({self.max_tokens})")
+        for value in self.logit_bias.values():
+            _require("logit_bias", -100 <= value <= 100, value, "-100 to 100")
+        allowed = self.allowed_token_ids
+        _require("allowed_token_ids", allowed is None or bool(allowed), allowed, "None or some ids")
+        _require("bad_words", all(self.bad_words), self.bad_words, "non-empty strings")
+        _require("n", self.n >= 1, self.n, "at least 1")
+        enough = self.best_of is None or self.best_of >= self.n
+        _require("best_of", enough, self.best_of, f"None or at least n ({self.n})")
 
 
 def _require(field_name: str, condition: bool, value: object, allowed: str) -> None:
@@ -81,34 +128,69 @@ class ContextOverflow(RequestError):
         )
 
 
+class CacheOverflow(RequestError):
+    """More tokens than the key-value cache holds even with nobody else there."""
+
+    def __init__(self, tokens: int, capacity: int) -> None:
+        self.tokens, self.capacity = tokens, capacity
+        super().__init__(
+            f"prompt and answer may come to {tokens} tokens, and the key-value cache holds {capacity}; lower "
+            "max_tokens, shorten the prompt, or start with a larger cache"
+        )
+
+
 @dataclass(frozen=True)
 class Request:
-    """A prompt, as text or as token ids (ids win), and how to continue it."""
+    """A prompt, as text or as token ids (ids win), and how to continue it.
+
+    adapter: the name of one that was loaded; None is the model itself. cache_salt: what is cached is shared only
+    among requests with the same one.
+    """
 
     prompt: str = ""
     params: SamplingParams = field(default_factory=SamplingParams)
     token_ids: Sequence[int] | None = None
+    adapter: str | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural-log probability of one emitted token, and of the likeliest alternatives there."""
+    """Natural-log probability of one token, and of the likeliest alternatives there.
+
+    rank: 1 when no token was likelier. sampled: its log-probability in the distribution that it was drawn from,
+    after penalties, temperature and cuts, which is what reinforcement learning needs (greedy: 0; a token of the
+    prompt: None).
+    """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 1
+    sampled: float | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
     """token_ids are all that were generated, a stop token that ended them included; `text` is what
-    they say up to a stop string or stop token. `logprobs` go with token_ids one to one."""
+    they say up to a stop string or stop token. `logprobs` go with token_ids one to one.
+
+    finish_reason: "stop" (a stop token or string, or the grammar is complete), "length" (max_tokens or the
+    context's end: what a grammar asked for may be incomplete), "abort" (cancelled), "error" (`error` says what).
+    seed: with which it comes again. prompt_logprobs: of the prompt's tokens; the first has none. cached_tokens: how
+    many of the prompt's were found in the cache. alternatives: the other n - 1 answers.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
     logprobs: tuple[TokenLogprob, ...] | None = None
+    seed: int | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    cached_tokens: int = field(default=0, compare=False)  # says how it was made, not what it is
+    alternatives: tuple[Completion, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gristmill.errors import RequestError
 from gristmill.lm import ContextOverflow
 from tests.tiny_model import PROMPTS, random_model
 
-GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
+GREEDY = SamplingParams(max_tokens=24, temperature=0.0, seed=0)
 
 
 def test_greedy_tokens_equal_transformers_generate(engine: Engine, oracle) -> None:
@@ -233,25 +233,25 @@ def test_scores_equal_transformers(engine: Engine, oracle) -> None:
 
 
 def test_cancelled_rows_leave_and_the_others_do_not_notice(engine: Engine) -> None:
-    requests = [Request(p, SamplingParams(max_tokens=20, temperature=1.0)) for p in PROMPTS]
+    requests = [Request(p, SamplingParams(max_tokens=20, temperature=1.0, seed=4)) for p in PROMPTS]
     expected = engine.generate(requests)
-    batch = engine.batch()
-    generations = [engine.start(request) for request in requests]
+    generations = [engine.prepare(request) for request in requests]
     for generation in generations:
-        batch.add(generation)
+        engine.add(generation)
     for _ in range(5):
-        batch.step()
+        engine.step()
     for generation in generations[::2]:
         generation.cancelled = True
     lengths = [len(g.output) for g in generations]
-    done = {}
-    while batch.busy:
-        done |= {id(g): chunk.completion for g, chunk in batch.step() if chunk.completion}
+    while engine.busy:
+        engine.step()
     for i, generation in enumerate(generations):
+        assert generation.completion is not None
         if i % 2 == 0:
             assert len(generation.output) == lengths[i]
+            assert generation.completion.finish_reason == "abort"
         else:
-            assert done[id(generation)] == expected[i]
+            assert generation.completion == expected[i]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
-"""Generation: requests in flight as one batch, sampling, stop strings, likelihoods of texts."""
+"""Generation: requests in flight over a paged cache, sampling, speculation, likelihoods of texts."""
 
-from gristmill.engine.batch import Batch, Generation
 from gristmill.engine.engine import Engine
+from gristmill.engine.generation import Generation
 from gristmill.engine.inspection import Candidate, Inspection, Read, inspect
 from gristmill.engine.scoring import target_logprobs
+from gristmill.engine.stats import Stats
 
 __all__ = [
-    "Batch",
     "Candidate",
     "Engine",
     "Generation",
     "Inspection",
     "Read",
+    "Stats",
     "inspect",
     "target_logprobs",
 ]

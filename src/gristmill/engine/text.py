@@ -8,9 +8,17 @@ from gristmill.tokenizer import StreamDecoder, Tokenizer
 class TextStream:
     """The visible text of one answer. Whole and streamed answers both come from here."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...],
+        include_stop: bool = False,
+        min_tokens: int = 0,
+    ) -> None:
+        """include_stop: the stop string is shown too. It counts only where it ends after `min_tokens` tokens."""
         self._decoder = StreamDecoder(tokenizer)
-        self._stop = stop
+        self._stop, self._include_stop = stop, include_stop
+        self._too_early = min_tokens - 1  # tokens still to come that cannot stop the text
         self._held = ""
         self._shown: list[str] = []
         self.stopped = False  # a stop string was met; the text ends before it
@@ -21,19 +29,26 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """Add a token; return the text that is now certain."""
-        return self._release(self._decoder.push(token_id), last=False)
+        piece = self._decoder.push(token_id)
+        if self._too_early > 0:
+            self._too_early -= 1
+            self._shown.append(piece)
+            return piece
+        return self._release(piece, last=False)
 
     def finish(self) -> str:
         """No more tokens: return what was held back. A character that was never completed is left out."""
-        rest = "" if self.stopped else self._decoder.finish()
-        return self._release(rest.rstrip("\ufffd"), last=True)
+        if self.stopped:
+            return ""
+        return self._release(self._decoder.finish().rstrip("\ufffd"), last=True)
 
     def _release(self, piece: str, last: bool) -> str:
         text = self._held + piece
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
-            text, self._held = text[: min(found)], ""
+            at, stop = min(found, key=lambda pair: pair[0])
+            text, self._held = text[: at + len(stop) if self._include_stop else at], ""
         elif not last:
             keep = max((_overlap(text, stop) for stop in self._stop), default=0)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]

@@ -107,6 +107,10 @@ class Int8Linear(nn.Module):
         self.weight_scale = scale.to(self.weight.device)
         return self
 
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The weights that it stands for, [out, in]."""
+        return (self.weight * self.weight_scale).to(dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         y = int8_linear(x, self.weight, self.weight_scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)

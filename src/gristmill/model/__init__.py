@@ -11,6 +11,7 @@ from gristmill.model.config import (
 )
 from gristmill.model.init import generator_for, initialize
 from gristmill.model.layers import Linear
+from gristmill.model.scores import attend, causal
 from gristmill.model.transformer import Block, Transformer, meta_network
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "ModelConfig",
     "RopeScaling",
     "Transformer",
+    "attend",
+    "causal",
     "generator_for",
     "initialize",
     "meta_network",

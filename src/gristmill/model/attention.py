@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.model.cache import KVCache
+from gristmill.errors import RequestError
+from gristmill.model.cache import Cache
 from gristmill.model.config import SLIDING, ModelConfig
 from gristmill.model.layers import Linear, RMSNorm, norm
 from gristmill.model.rope import rotate
+from gristmill.model.scores import attend, causal
 
-_QUERIES = 256  # at once, where scores are computed in the open
 _LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever rms_norm_eps says
 
 
@@ -28,93 +28,22 @@ class Context(NamedTuple):
         Tensor | None
     )  # True where a query sees a key, [B or 1, 1, T, S]; None: plainly causal
     positions_BT: Tensor
-    cache: KVCache | None
+    cache: Cache | None
 
 
 def visible(
-    config: ModelConfig,
-    layer_type: str,
-    positions_BT: Tensor,
-    cache: KVCache | None,
-    segments_BT: Tensor | None,
+    config: ModelConfig, layer_type: str, positions_BT: Tensor, segments_BT: Tensor | None
 ) -> Tensor | None:
-    """The mask of layers of one type, [B or 1, 1, T, S]; None where the plain causal one holds."""
+    """The mask of layers of one type without a cache, [B or 1, 1, T, S]; None where the plain causal one holds."""
     T = positions_BT.shape[1]
     window = config.sliding_window if layer_type == SLIDING else None
-    if cache is not None and not (T > 1 and bool((positions_BT[:, 0] == 0).all())):
-        seen = int(positions_BT.max()) + 1
-        queries = positions_BT[:, None, :, None]  # a slot's index is its position
-        keys = torch.arange(seen, device=positions_BT.device)
-    elif segments_BT is None and (window is None or window >= T):
+    if segments_BT is None and (window is None or window >= T):
         return None
-    else:
-        keys = torch.arange(T, device=positions_BT.device)
-        queries = keys[None, None, :, None]
-    mask = keys <= queries
-    if window is not None:
-        mask = mask & (queries - keys < window)
+    places = torch.arange(T, device=positions_BT.device)
+    mask = causal(places[None], places, window)
     if segments_BT is not None:
         mask = mask & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
     return mask
-
-
-def attend(
-    q_BHTC: Tensor,
-    k_BKSC: Tensor,
-    v_BKSC: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    sinks_H: Tensor | None,
-) -> Tensor:
-    """softmax(scale · q kᵀ) v, [B, H, T, C of v]. Without a mask T == S and attention is causal.
-
-    `softcap` bends scores into ±softcap (Gemma 2); a sink is one more score for each head, which takes its
-    share of the softmax and gives no value (gpt-oss). Neither is known to torch's fused attention.
-    """
-    H, T = q_BHTC.shape[1:3]
-    if softcap is None and sinks_H is None:
-        return F.scaled_dot_product_attention(
-            q_BHTC,
-            k_BKSC,
-            v_BKSC,
-            attn_mask=mask,
-            is_causal=mask is None and T > 1,
-            scale=scale,
-            enable_gqa=k_BKSC.shape[1] != H,
-        )
-    if mask is None:
-        mask = torch.ones(T, T, dtype=torch.bool, device=q_BHTC.device).tril()[None, None]
-    # Block by block: the scores of all queries at once would be gigabytes in long prompts.
-    blocks = [
-        _attend_plainly(q, k_BKSC, v_BKSC, m, scale, softcap, sinks_H)
-        for q, m in zip(q_BHTC.split(_QUERIES, 2), mask.split(_QUERIES, 2), strict=True)
-    ]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
-
-
-def _attend_plainly(
-    q_BHTC: Tensor,
-    k_BKSC: Tensor,
-    v_BKSC: Tensor,
-    mask: Tensor,
-    scale: float,
-    softcap: float | None,
-    sinks_H: Tensor | None,
-) -> Tensor:
-    """`attend` as it is defined, in fp32."""
-    B, H, T, C = q_BHTC.shape
-    K, S = k_BKSC.shape[1:3]
-    q_BKGTC = q_BHTC.reshape(B, K, H // K, T, C)
-    scores = (q_BKGTC @ k_BKSC[:, :, None].transpose(-1, -2)).float() * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
-    if sinks_H is not None:
-        sinks = sinks_H.float().view(1, K, H // K, 1, 1).expand(B, -1, -1, T, 1)
-        scores = torch.cat((scores, sinks), dim=-1)
-    shares = scores.softmax(-1)[..., :S].to(v_BKSC.dtype)
-    return (shares @ v_BKSC[:, :, None]).reshape(B, H, T, -1)
 
 
 class Attention(nn.Module):
@@ -191,13 +120,40 @@ class LatentAttention(nn.Module):
         q_plain, q_turned = q.view(B, T, H, -1).split((self.unrotated, rotated), dim=-1)
         shared = self.kv_a_proj_with_mqa(x_BTD)
         latent, k_turned = shared.split((config.latent.key_value_rank, rotated), dim=-1)
-        expanded = self.kv_b_proj(self.kv_a_layernorm(latent)).view(B, T, H, -1)
+        latent = self.kv_a_layernorm(latent)
+        q_turned = rotate(q_turned, *context.rope)
+        k_turned = rotate(k_turned[:, :, None], *context.rope)
+        if context.cache is not None:
+            return self.o_proj(self._over_latents(q_turned, q_plain, k_turned, latent, context))
+        expanded = self.kv_b_proj(latent).view(B, T, H, -1)
         k_plain, v = expanded.split((self.unrotated, config.value_head_dim), dim=-1)
-        k_turned = rotate(k_turned[:, :, None], *context.rope).expand(-1, -1, H, -1)
-        q = torch.cat((rotate(q_turned, *context.rope), q_plain), dim=-1)
-        k = torch.cat((k_turned, k_plain), dim=-1)
+        q = torch.cat((q_turned, q_plain), dim=-1)
+        k = torch.cat((k_turned.expand(-1, -1, H, -1), k_plain), dim=-1)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return self.o_proj(_remember_and_attend(self, q, k, v, context, None))
+
+    def _over_latents(
+        self, q_turned: Tensor, q_plain: Tensor, k_turned: Tensor, latent: Tensor, context: Context
+    ) -> Tensor:
+        """The same without expanding what is cached: kv_b's rows are applied to queries and results instead.
+
+        (q · W_k c = W_kᵀ q · c, and Σ p (W_v c) = W_v Σ p c: section 2.1.2 of the DeepSeek-V2 paper.)
+        """
+        config = self.config
+        assert config.latent is not None
+        rank = config.latent.key_value_rank
+        if self.kv_b_proj._forward_hooks:  # an adapter: it acts on what goes through the layer
+            raise RequestError(
+                "an adapter on kv_b_proj cannot generate, because its weight is used as a matrix; merge it first"
+            )
+        weight_HER = self.kv_b_proj.matrix(latent.dtype).view(config.num_heads, -1, rank)
+        to_keys, to_values = weight_HER.split((self.unrotated, config.value_head_dim), dim=1)
+        q_latent = torch.einsum("bthe,her->bthr", q_plain, to_keys)
+        q = torch.cat((q_turned, q_latent), dim=-1).transpose(1, 2)
+        k = torch.cat((k_turned, latent[:, :, None]), dim=-1).transpose(1, 2)
+        seen = _remember_and_attend(self, q, k, latent[:, None], context, None)
+        seen_BTHR = seen.view(*seen.shape[:2], config.num_heads, rank)
+        return torch.einsum("bthr,hvr->bthv", seen_BTHR, to_values).flatten(-2)
 
 
 def _remember_and_attend(
@@ -209,12 +165,12 @@ def _remember_and_attend(
     sinks_H: Tensor | None,
 ) -> Tensor:
     """Put keys and values into the cache, if there is one, and attend to all that are visible: [B, T, H·C]."""
-    config, cache, mask = layer.config, context.cache, context.mask_BxTS
+    config, cache = layer.config, context.cache
     B, _, T, _ = q_BHTC.shape
-    k, v = k_BKTC, v_BKTC
+    qkv = (q_BHTC, k_BKTC, v_BKTC)
     if cache is not None:
-        cache.update(layer.layer, k, v, context.positions_BT)
-        seen = mask.shape[-1] if mask is not None else T
-        k, v = cache.keys[layer.layer, :, :, :seen], cache.values[layer.layer, :, :, :seen]
-    out = attend(q_BHTC, k, v, mask, config.score_scale, config.attention_softcap, sinks_H)
+        out = cache.attend(layer.layer, *qkv, context.positions_BT, sinks_H)
+    else:
+        softcap = config.attention_softcap
+        out = attend(*qkv, context.mask_BxTS, config.score_scale, softcap, sinks_H)
     return out.transpose(1, 2).reshape(B, T, -1)

@@ -214,6 +214,17 @@ class ModelConfig:
         return self.latent.value_head_dim if self.latent else self.head_dim
 
     @property
+    def cached(self) -> tuple[int, int, int]:
+        """What a layer keeps of a token: heads, and the widths of their keys and values.
+
+        Latent attention keeps its small vector with the rotary part, which all heads read.
+        """
+        if self.latent is None:
+            return self.num_kv_heads, self.head_dim, self.head_dim
+        rank = self.latent.key_value_rank
+        return 1, self.rotated + rank, rank
+
+    @property
     def score_scale(self) -> float:
         return self.head_dim**-0.5 if self.query_scale == "rsqrt" else self.query_scale
 

@@ -22,6 +22,10 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """W in `dtype`. Quantized layers have it too."""
+        return self.weight.to(dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)

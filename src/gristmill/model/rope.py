@@ -15,22 +15,30 @@ from gristmill.model.config import SLIDING, ModelConfig, RopeScaling
 
 
 def rope_tables(
-    config: ModelConfig, layer_type: str, positions_BT: Tensor, dtype: torch.dtype
+    config: ModelConfig,
+    layer_type: str,
+    positions_BT: Tensor,
+    dtype: torch.dtype,
+    lengths_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · frequency, [B, T, R/2] each; computed in fp32."""
+    """cos and sin of position · frequency, [B, T, R/2] each; computed in fp32.
+
+    lengths_B: tokens of each row's whole sequence; without it, a row ends at its last position.
+    """
     scaling, theta = config.rope_scaling, config.rope_theta
     if layer_type == SLIDING and config.rope_theta_local is not None:
         scaling, theta = None, config.rope_theta_local
-    frequencies, factor = inverse_frequencies(config.rotated, theta, scaling, positions_BT)
+    lengths_B = positions_BT.amax(-1) + 1 if lengths_B is None else lengths_B
+    frequencies, factor = inverse_frequencies(config.rotated, theta, scaling, lengths_B)
     angles = positions_BT[..., None].float() * frequencies
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
 
 def inverse_frequencies(
-    dim: int, theta: float, scaling: RopeScaling | None, positions_BT: Tensor
+    dim: int, theta: float, scaling: RopeScaling | None, lengths_B: Tensor
 ) -> tuple[Tensor, float]:
     """Radians per position of each pair, fp32 [dim/2] (or [B, 1, dim/2]), and the factor on cos and sin."""
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions_BT.device) / dim
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=lengths_B.device) / dim
     frequencies = 1.0 / (theta**exponents)
     if scaling is None:
         return frequencies, 1.0
@@ -46,7 +54,7 @@ def inverse_frequencies(
         frequencies / torch.tensor(factors, dtype=torch.float32, device=frequencies.device)
         for factors in (scaling.short_factors, scaling.long_factors)
     )
-    outgrown_B11 = positions_BT.amax(-1)[:, None, None] >= scaling.original_max_seq_len
+    outgrown_B11 = lengths_B[:, None, None] > scaling.original_max_seq_len
     return torch.where(outgrown_B11, long, short), longrope_attention_factor(scaling)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gristmill.errors import RequestError
 from gristmill.model.attention import Attention, Context, LatentAttention, visible
-from gristmill.model.cache import KVCache
+from gristmill.model.cache import Cache
 from gristmill.model.config import ModelConfig
 from gristmill.model.layers import MLP, Linear, norm
 from gristmill.model.moe import MoE
@@ -89,9 +89,10 @@ class Transformer(nn.Module):
         self,
         tokens_BT: Tensor,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
+        lengths_B: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Final normed activations [B, T, D] in `dtype` (default: that of the weights).
@@ -99,7 +100,8 @@ class Transformer(nn.Module):
         Without a cache, attention is causal over the T given tokens at positions 0..T-1. With one, each token
         stands at its `positions_BT` and sees every slot up to it. `segments_BT` numbers the documents that
         share a row (packing, or padding as a segment of its own): a token sees only its own document, and
-        positions begin anew in each; not with a cache. Raises RequestError past max_seq_len.
+        positions begin anew in each; not with a cache. `lengths_B` are the lengths of the whole sequences that the
+        rows belong to, where positions do not tell (LongRoPE). Raises RequestError past max_seq_len.
         """
         config = self.config
         B, T = tokens_BT.shape
@@ -126,9 +128,11 @@ class Transformer(nn.Module):
         for kind in {config.layer_type(layer) for layer in range(config.num_layers)}:
             rope = None
             if config.positions == "rope":
-                cos, sin = rope_tables(config, kind, positions_BT, x.dtype)
+                cos, sin = rope_tables(config, kind, positions_BT, x.dtype, lengths_B)
                 rope = (cos[:, :, None], sin[:, :, None])  # the same for all heads
-            mask = visible(config, kind, positions_BT, cache, segments_BT)
+            mask = None
+            if cache is None:
+                mask = visible(config, kind, positions_BT, segments_BT)
             contexts[kind] = Context(rope, mask, positions_BT, cache)
         for layer, block in enumerate(self.model.layers):
             x = block(x, contexts[config.layer_type(layer)])
@@ -144,7 +148,7 @@ class Transformer(nn.Module):
         self,
         tokens_BT: Tensor,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
         dtype: torch.dtype | None = None,

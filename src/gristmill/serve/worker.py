@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from gristmill.engine import Batch, Engine, Generation
+from gristmill.engine import Engine, Generation
 from gristmill.errors import WorkError
 from gristmill.lm import Chunk, Completion, Request
 from gristmill.serve.fields import FieldError
@@ -66,7 +66,7 @@ class Worker:
         limited_by: the field by which max_tokens was asked for; so many tokens must then fit.
         Raises RequestError for a request that cannot be run, Unavailable when too many wait.
         """
-        generation = self.engine.start(request)
+        generation = self.engine.prepare(request)
         room = self.engine.context - len(generation.prompt)
         if limited_by is not None and request.params.max_tokens > room:
             raise FieldError(
@@ -87,32 +87,35 @@ class Worker:
         return generation
 
     def _run(self) -> None:
-        batch = self.engine.batch()
         listeners: dict[Generation, Deliver] = {}
         while not self._stopping:
-            self._take(batch, listeners)
+            self._take(listeners)
             try:
-                events = batch.step()
+                events = self.engine.step()
             except Exception as error:
                 log.exception("a step of the engine failed; its %d requests end", len(listeners))
-                batch, events = self.engine.batch(), []
+                events = []
                 for generation in list(listeners):
                     listeners.pop(generation)(error)
             for generation, chunk in events:
-                listeners[generation](chunk)
-                if chunk.completion is not None:
+                deliver = listeners.get(generation)
+                if deliver is None:
+                    continue
+                if generation.cancelled:
+                    deliver(Cancelled("the answer was cancelled"))
+                else:
+                    deliver(chunk)
+                if generation.cancelled or chunk.completion is not None:
                     del listeners[generation]
-            for generation in [g for g in listeners if g.cancelled]:
-                listeners.pop(generation)(Cancelled("the answer was cancelled"))
             with self._lock:
                 self._under_way = len(listeners) + self._inbox.qsize()
-        self._take(batch, listeners)  # what came in meanwhile
+        self._take(listeners)  # what came in meanwhile
         for deliver in listeners.values():
             deliver(Unavailable("the server is going down"))
 
-    def _take(self, batch: Batch, listeners: dict[Generation, Deliver]) -> None:
-        """Move what has arrived into the batch; with nothing else to do, wait for something."""
-        block = not batch.busy and not self._stopping
+    def _take(self, listeners: dict[Generation, Deliver]) -> None:
+        """Give the engine what has arrived; with nothing else to do, wait for something."""
+        block = not self.engine.busy and not self._stopping
         while True:
             try:
                 item = self._inbox.get(block=block)
@@ -122,7 +125,7 @@ class Worker:
             if item is not None:
                 generation, deliver = item
                 listeners[generation] = deliver
-                batch.add(generation)
+                self.engine.add(generation)
 
 
 class QueuedEngine(Engine):
@@ -138,7 +141,8 @@ class QueuedEngine(Engine):
         limited_by: str | None = None,
     ) -> None:
         """`accepted` is called when a request has been checked and queued; limited_by: see Worker."""
-        super().__init__(worker.engine.model)
+        self.model, self.tokenizer = worker.engine.model, worker.engine.tokenizer
+        self.context = worker.engine.context
         self._worker, self._accepted, self._limited_by = worker, accepted, limited_by
         self.generation: Generation | None = None
         self.completion: Completion | None = None

@@ -54,16 +54,16 @@ def _default_ramp(scaling: RopeScaling, config: ModelConfig) -> bool:
 
 def _divisors(config: ModelConfig, scaling: RopeScaling) -> torch.Tensor:
     """By how much each frequency is divided, fp32 [rotated/2]."""
-    at = torch.zeros(1, 1)
+    at = torch.ones(1)
     plain, _ = inverse_frequencies(config.rotated, config.rope_theta, None, at)
     scaled, _ = inverse_frequencies(config.rotated, config.rope_theta, scaling, at)
     return plain / scaled
 
 
 def same_frequencies(config: ModelConfig, said: ModelConfig) -> bool:
-    """Whether positions turn alike, at the beginning and at the end of the context: forms may differ."""
-    for position in (0, config.max_seq_len - 1):
-        at = torch.tensor([[position]])
+    """Whether positions turn alike, in short texts and at the full context: forms may differ."""
+    for length in (1, config.max_seq_len):
+        at = torch.tensor([length])
         (ours, our_factor), (theirs, their_factor) = (
             inverse_frequencies(c.rotated, c.rope_theta, c.rope_scaling, at) for c in (config, said)
         )
@@ -117,7 +117,7 @@ def _from_divisors(keys: Keys, divisors: torch.Tensor, rotated: int) -> RopeScal
         )
     theta = keys.number("rope.freq_base", 10_000.0)
     known = RopeScaling("llama3", float(divisors.max()), _LLAMA3_CONTEXT)
-    at = torch.zeros(1, 1)
+    at = torch.ones(1)
     plain, _ = inverse_frequencies(rotated, theta, None, at)
     scaled, _ = inverse_frequencies(rotated, theta, known, at)
     if torch.allclose(plain / scaled, divisors, rtol=1e-5):

@@ -1,0 +1,183 @@
+"""Who proposes the next tokens: the request's own text, or a smaller model, or this model's first layers.
+
+A drafter draws with the target's noise, which is keyed by (seed, position, token). So where the two distributions
+agree the two draws mostly do, and the engine keeps a draft when it is what the target itself draws there: the
+text is that of plain decoding, token for token, whatever was proposed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, Union
+from weakref import WeakKeyDictionary
+
+from gristmill.engine.generation import Generation
+from gristmill.engine.lookup import Ngrams
+from gristmill.engine.masks import token_masks
+from gristmill.engine.ragged import Span, ragged
+from gristmill.engine.native import NativeRunner
+from gristmill.engine.runner import Runner, RunnerKind, possible_logits, runner_class
+from gristmill.engine.sampler import sample
+from gristmill.errors import RequestError
+from gristmill.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gristmill.formats import Model
+
+Draft: TypeAlias = Union["Model", Literal["ngram", "early-exit"], None]  # noqa: UP007 - a name in quotes
+_EXIT_SHARE = 4  # early exit drafts with a quarter of the layers
+_CATCH_UP = 512  # tokens that a draft model reads in one pass
+
+
+class Drafter(Protocol):
+    def room(self, g: Generation) -> int:
+        """The most drafts that can be made for `g` now."""
+        ...
+
+    def propose(self, asked: Sequence[tuple[Generation, int]]) -> float:
+        """Set `drafts` of each to at most so many tokens; the seconds that it took each draft."""
+        ...
+
+    def verified(self, g: Generation, accepted: int) -> None:
+        """So many of the drafts of `g` were kept; `num_computed` does not count them yet."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """The cache's block was copied."""
+        ...
+
+
+class LookupDrafter:
+    """What followed the last time. Costs nothing worth counting."""
+
+    def __init__(self) -> None:
+        self._texts: WeakKeyDictionary[Generation, Ngrams] = WeakKeyDictionary()
+
+    def room(self, g: Generation) -> int:
+        text = self._texts.setdefault(g, Ngrams())
+        return 1 << 16 if text.propose(g.tokens, 1) else 0
+
+    def propose(self, asked: Sequence[tuple[Generation, int]]) -> float:
+        for g, count in asked:
+            g.drafts = self._texts[g].propose(g.tokens, count)
+        return 0.0
+
+    def verified(self, g: Generation, accepted: int) -> None:
+        pass
+
+    def copy_block(self, source: int, target: int) -> None:
+        pass
+
+
+class ModelDrafter:
+    """A network that runs on the target's block tables, with a cache of its own or, being the target's first
+    layers, in the target's."""
+
+    def __init__(
+        self, runner: Runner, block_size: int, vocab_size: int, context: int, shares_cache: bool
+    ) -> None:
+        self._runner, self._block_size, self._vocab_size = runner, block_size, vocab_size
+        self._context, self._shares_cache = context, shares_cache
+        # Tokens whose keys and values the draft model has, and the table that they are in.
+        self._computed: WeakKeyDictionary[Generation, tuple[int, list[int]]] = WeakKeyDictionary()
+
+    def room(self, g: Generation) -> int:
+        return max(0, self._context - g.num_tokens)
+
+    def propose(self, asked: Sequence[tuple[Generation, int]]) -> float:
+        for g, _ in asked:
+            g.drafts = []
+            self._catch_up(g)
+        begun = time.perf_counter()
+        made = 0
+        for step in range(max(count for _, count in asked)):
+            # One ends early when it drafts a token that ends it.
+            going = [
+                g for g, count in asked if count > step == len(g.drafts) and not self._ended(g)
+            ]
+            if not going:
+                break
+            spans = [self._span(g, step) for g in going]
+            logits = self._runner.logits(self._runner.hidden(ragged(spans, self._block_size)))
+            logits = possible_logits(logits, self._vocab_size)
+            masks = token_masks([(g.matcher, g.drafts, len(g.drafts)) for g in going], logits.shape[1])
+            drawn, _ = sample(logits, [g.histories()[-1] for g in going], masks)
+            for g, token in zip(going, drawn, strict=True):
+                g.drafts.append(token)
+            made += len(going)
+        return (time.perf_counter() - begun) / made
+
+    def verified(self, g: Generation, accepted: int) -> None:
+        if not g.drafts:
+            return
+        # Its own last draft was never its input.
+        known = g.num_computed + min(len(g.drafts) - 1, accepted)
+        self._computed[g] = known, g.table
+
+    def copy_block(self, source: int, target: int) -> None:
+        if not self._shares_cache:
+            self._runner.copy_block(source, target)
+
+    def _span(self, g: Generation, step: int) -> Span:
+        start = self._known(g) if step == 0 else g.num_tokens + step - 1
+        tokens = g.tokens[start:] if step == 0 else g.drafts[-1:]
+        return Span(tokens, start, g.table, g.num_tokens, 1, self._adapter(g))
+
+    def _catch_up(self, g: Generation) -> None:
+        """Read what the request has beyond what the draft model knows, but for a last piece."""
+        while g.num_tokens - (start := self._known(g)) > _CATCH_UP:
+            tokens = g.tokens[start : start + _CATCH_UP]
+            span = Span(tokens, start, g.table, g.num_tokens, 0, self._adapter(g))
+            self._runner.hidden(ragged([span], self._block_size))
+            self._computed[g] = start + _CATCH_UP, g.table
+
+    def _known(self, g: Generation) -> int:
+        if self._shares_cache:
+            return g.num_computed
+        known, table = self._computed.get(g, (0, []))
+        return known if table is g.table else 0  # it was put back meanwhile, and has other blocks
+
+    def _ended(self, g: Generation) -> bool:
+        return bool(g.drafts) and g.drafts[-1] in g.stop_ids
+
+    def _adapter(self, g: Generation) -> str | None:
+        return g.adapter if self._shares_cache else None
+
+
+def make_drafter(
+    draft: Draft, model: Model, target: Runner, blocks: int, block_size: int, kind: RunnerKind
+) -> Drafter | None:
+    """Raises RequestError for a draft model that reads or writes other tokens than `model`."""
+    if draft is None:
+        return None
+    if draft == "ngram":
+        return LookupDrafter()
+    vocab_size, config = model.tokenizer.vocab_size, model.config
+    if draft == "early-exit":
+        if not isinstance(target, NativeRunner):
+            raise RequestError("early-exit drafts need the native runner, and this model runs on PyTorch")
+        layers = max(1, config.num_layers // _EXIT_SHARE)
+        first_layers = NativeRunner(model.network, blocks, block_size, layers, shared=target)
+        return ModelDrafter(first_layers, block_size, vocab_size, config.max_seq_len, True)
+    if isinstance(draft, str):
+        raise RequestError(f'draft must be a model, "ngram" or "early-exit", not {draft!r}')
+    _check_same_tokens(model.tokenizer, draft.tokenizer)
+    runner = runner_class(draft.network, kind)(draft.network, blocks, block_size)
+    # Beyond a switch of frequencies its cache would not hold: it stops drafting there.
+    context = min(draft.config.max_seq_len, draft.config.frequency_switch or config.max_seq_len)
+    return ModelDrafter(runner, block_size, vocab_size, context, False)
+
+
+def _check_same_tokens(ours: Tokenizer, drafts: Tokenizer) -> None:
+    if ours.vocab_size != drafts.vocab_size:
+        raise RequestError(
+            f"the draft model's tokenizer has {drafts.vocab_size} tokens and the model's {ours.vocab_size}; "
+            "they must share one"
+        )
+    for id in range(ours.vocab_size):
+        if ours.token_bytes(id) != drafts.token_bytes(id):
+            raise RequestError(
+                f"the draft model reads token {id} as {drafts.token_bytes(id)!r} and the model as "
+                f"{ours.token_bytes(id)!r}; they must share one tokenizer"
+            )

@@ -1,0 +1,228 @@
+"""Several answers to one prompt, embeddings, adapters, and what is refused or fails alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gristmill.adapters import LoraConfig, add_lora, adapters_by_row, save_adapter, unload_adapter
+from gristmill.engine import Engine
+from gristmill.errors import RequestError
+from gristmill.lm import CacheOverflow, Request, SamplingParams
+from tests.tiny_model import PROMPTS, random_model
+
+PROMPT = PROMPTS[5]
+
+
+def drawn(**kept) -> SamplingParams:
+    return SamplingParams(**(dict(max_tokens=12, temperature=1.0, seed=3) | kept))
+
+
+def test_n_answers_share_the_prompt(model):
+    engine = Engine(model, prefix_caching=False)
+    (out,) = engine.generate([Request(PROMPT, drawn(n=4))])
+    answers = [out, *out.alternatives]
+    assert len({a.token_ids for a in answers}) == 4
+    assert out.token_ids == engine.generate([Request(PROMPT, drawn())])[0].token_ids
+    prompt = out.prompt_tokens
+    assert engine.stats.computed < 3 * prompt  # twice for two requests, not five times
+    for answer in answers[1:]:  # each is what its own seed gives alone
+        assert answer.seed is not None
+        (alone,) = engine.generate([Request(PROMPT, drawn(seed=answer.seed))])
+        assert alone.token_ids == answer.token_ids
+
+
+def test_n_with_fewer_rows_and_blocks(model):
+    (wide,) = Engine(model).generate([Request(PROMPT, drawn(n=5))])
+    engine = Engine(model, max_rows=2, cache_tokens=224)
+    (narrow,) = engine.generate([Request(PROMPT, drawn(n=5))])
+    assert {a.token_ids for a in (wide, *wide.alternatives)} == {
+        a.token_ids for a in (narrow, *narrow.alternatives)
+    }
+
+
+def test_best_of_ranks_by_mean_log_probability(model):
+    engine = Engine(model)
+    (every,) = engine.generate([Request(PROMPT, drawn(n=6, logprobs=0))])
+    (best,) = engine.generate([Request(PROMPT, drawn(n=2, best_of=6))])
+
+    def mean(answer) -> float:
+        return sum(t.logprob for t in answer.logprobs) / len(answer.logprobs)
+
+    ranked = sorted((every, *every.alternatives), key=mean, reverse=True)
+    assert [a.token_ids for a in (best, *best.alternatives)] == [a.token_ids for a in ranked[:2]]
+    assert best.logprobs is None
+    with pytest.raises(RequestError, match="streamed"):
+        engine.stream(Request(PROMPT, drawn(n=2)))
+
+
+def test_a_seed_is_chosen_and_told(model):
+    engine = Engine(model)
+    (out,) = engine.generate([Request(PROMPT, drawn(seed=None))])
+    assert out.seed is not None
+    (again,) = engine.generate([Request(PROMPT, drawn(seed=out.seed))])
+    assert again.token_ids == out.token_ids
+
+
+def test_ignore_eos_and_min_tokens(model):
+    engine = Engine(model)
+    stop = engine.generate([Request(PROMPT, drawn(temperature=0.0))])[0].token_ids[2]
+    params = dict(temperature=0.0, stop_token_ids=(stop,))
+    (stopped,) = engine.generate([Request(PROMPT, drawn(**params))])
+    assert stopped.finish_reason == "stop" and len(stopped.token_ids) <= 3
+    (longer,) = engine.generate([Request(PROMPT, drawn(**params, min_tokens=6))])
+    assert len(longer.token_ids) >= 6 and stop not in longer.token_ids[:5]
+
+
+def test_embeddings_are_pooled_final_states(model):
+    engine = Engine(model, step_tokens=16)
+    texts = [PROMPT, "x", [5, 6, 7]]
+    mean, last = engine.embed(texts), engine.embed(texts, pooling="last")
+    for at, text in enumerate(texts):
+        ids = engine.tokenizer.prompt_ids(text) if isinstance(text, str) else text
+        with torch.inference_mode():
+            states = model.network.hidden(torch.tensor([ids]))[0]
+        for found, expected in ((mean, states.mean(0)), (last, states[-1])):
+            torch.testing.assert_close(found[at], expected / expected.norm(), atol=1e-5, rtol=0)
+    assert torch.equal(engine.embed([PROMPT]), mean[:1])
+    with pytest.raises(RequestError, match="text 1 is empty"):
+        engine.embed(["x", []])
+
+
+def make_adapter(model, path, seed: int) -> None:
+    add_lora(model.network, LoraConfig(rank=4), "made", seed)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if ".lora.made." in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.3)
+    save_adapter(model.network, path, "made")
+    unload_adapter(model.network, "made")
+
+
+def test_adapters_in_one_batch_swapped_while_they_run(tmp_path):
+    model = random_model()
+    for seed in (1, 2):
+        make_adapter(model, tmp_path / str(seed), seed)
+    engine = Engine(model)
+    params = drawn(temperature=0.0, logprobs=0)
+    base = engine.generate([Request(PROMPT, params)])[0]
+    engine.load_adapter("one", tmp_path / "1")
+    engine.load_adapter("two", tmp_path / "2")
+    asked = [Request(PROMPT, params, adapter=name) for name in (None, "one", "two")]
+    together = engine.generate(asked)
+    assert together[0] == base
+    assert len({out.token_ids for out in together}) == 3
+    assert [engine.generate([request])[0] for request in asked] == together
+    ids = engine.tokenizer.prompt_ids(PROMPT)
+    resident = [engine._adapters.serving[name] for name in ("one", "two")]
+    rows = torch.tensor([[*ids, *out.token_ids] for out in together])
+    with torch.inference_mode(), adapters_by_row(model.network, [None, *resident]):
+        logprobs = model.network(rows)[:, len(ids) - 1 : -1].log_softmax(-1)
+    for row, out in zip(logprobs, together, strict=True):
+        for at, token in enumerate(out.logprobs or ()):
+            assert token.logprob == pytest.approx(float(row[at, token.token_id]), abs=1e-4)
+
+    # a newer "one" while the older one runs
+    running = engine.prepare(asked[1])
+    engine.add(running)
+    for _ in range(4):
+        engine.step()
+    engine.load_adapter("one", tmp_path / "2")
+    assert engine.generate([asked[1]])[0].token_ids == together[2].token_ids
+    while engine.busy:
+        engine.step()
+    assert running.completion == together[1]
+    engine.unload_adapter("one")
+    engine.unload_adapter("two")
+    assert engine.adapters == ()
+    with pytest.raises(RequestError, match="no adapter 'one'"):
+        engine.generate([asked[1]])
+    assert engine.generate([Request(PROMPT, params)])[0] == base
+    assert not [name for name, _ in model.network.named_parameters() if "lora" in name]
+
+
+def test_weights_that_a_trainer_writes_are_seen(model):
+    model = random_model()
+    engine = Engine(model)
+    params = drawn(temperature=0.0)
+    before = engine.generate([Request(PROMPT, params)])[0]
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(1.1).add_(0.01)
+    engine.update_weights()
+    after = engine.generate([Request(PROMPT, params)])[0]
+    assert after.cached_tokens == 0
+    assert after == Engine(model).generate([Request(PROMPT, params)])[0] != before
+
+
+def test_salts_are_not_shared(model):
+    engine = Engine(model)
+    cached = [
+        engine.generate([Request(PROMPT, drawn(), cache_salt=salt)])[0].cached_tokens
+        for salt in ("a", "b", "a")
+    ]
+    assert cached[:2] == [0, 0] and cached[2] > 0
+
+
+def test_more_than_the_cache_holds_is_refused_with_both_counts(model):
+    engine = Engine(model, cache_tokens=64)
+    with pytest.raises(CacheOverflow, match=r"(?s)72.*64"):
+        engine.generate([Request(token_ids=[65] * 60, params=drawn())])
+    assert len(engine.generate([Request(token_ids=[65] * 52, params=drawn())])[0].token_ids) > 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (dict(block_size=24), "block_size"),
+        (dict(max_rows=0), "max_rows"),
+        (dict(step_tokens=0), "step_tokens"),
+        (dict(cache_tokens=0), "cache_tokens"),
+        (dict(draft="nonsense"), "draft"),
+    ],
+)
+def test_bad_sizes_are_named(model, kept, said):
+    with pytest.raises(RequestError, match=said):
+        Engine(model, **kept)
+
+
+def test_one_that_fails_does_not_touch_the_others(model):
+    engine = Engine(model)
+    expected = engine.generate([Request(p, drawn()) for p in PROMPTS[:3]])
+    generations = [engine.prepare(Request(p, drawn())) for p in PROMPTS[:3]]
+
+    def broken(token: int) -> str:
+        raise ValueError("a processor broke")
+
+    generations[1].text.push = broken  # type: ignore[method-assign]
+    for generation in generations:
+        engine.add(generation)
+    while engine.busy:
+        engine.step()
+    failed = generations[1].completion
+    assert failed is not None and failed.finish_reason == "error"
+    assert "a processor broke" in (failed.error or "")
+    assert [generations[i].completion for i in (0, 2)] == [expected[i] for i in (0, 2)]
+
+
+def test_streams_side_by_side(model):
+    engine = Engine(model)
+    expected = engine.generate([Request(p, drawn()) for p in PROMPTS[:2]])
+    one, two = (engine.stream(Request(p, drawn())) for p in PROMPTS[:2])
+    texts = ["", ""]
+    for pair in zip(one, two, strict=False):
+        for i, chunk in enumerate(pair):
+            texts[i] += chunk.text
+    texts[0] += "".join(chunk.text for chunk in one)
+    texts[1] += "".join(chunk.text for chunk in two)
+    assert engine.generate([Request(PROMPTS[0], drawn())])[0] == expected[0]
+    assert texts[0] == expected[0].text and texts[1].startswith(expected[1].text[:-8])
+
+
+def test_a_stream_left_early_gives_its_blocks_back(model):
+    engine = Engine(model)
+    stream = engine.stream(Request(PROMPT, drawn(max_tokens=50)))
+    next(stream)
+    stream.close()
+    engine.step()
+    assert not engine.busy
