@@ -1,6 +1,7 @@
 # make run    set up .venv and run the shipped recipe from end to end
 # make test   set up .venv and run every check and test
 # make lint   the checks alone
+# make peers  set up what `python -m benchmarks.engine` compares with (.venv-peers/vllm: 151 packages, 3.5 GB)
 # make docs   write docs/reference/cli.md and recipe.md from the program
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lint docs clean help
+.PHONY: run test lint peers docs clean help
 
 run: $(VENV)/.ready-to-run
 	@$(BIN)/gristmill run $(RECIPE) $(ARGS)
@@ -26,6 +27,16 @@ lint: $(VENV)/.ready-to-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# transformers and llama.cpp (xllamacpp) come with the dev extra; vLLM pins other versions and has its own place.
+peers: $(VENV)/.ready-to-test .venv-peers/vllm/.ready
+
+# PyPI's torchvision and torchaudio are built for CUDA's torch, and transformers fails where they fail to import.
+.venv-peers/vllm/.ready: benchmarks/peers/vllm.txt
+	@test -x .venv-peers/vllm/bin/pip || $(PYTHON) -m venv .venv-peers/vllm
+	.venv-peers/vllm/bin/pip install -r $<
+	.venv-peers/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
 
 docs: $(VENV)/.ready-to-test
 	$(BIN)/python -m docs.reference.generate

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from gristmill.errors import RequestError
@@ -26,13 +27,15 @@ class Grammar:
     source: str | Mapping[str, Any] | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
-        wanted = {"json_schema": Mapping, "choice": tuple}.get(self.kind, str)
         if self.kind not in ("json_schema", "json_object", "regex", "lark", "choice"):
             raise RequestError(f"grammar: the kind {self.kind!r} is none of those that are known")
+        wanted = {"json_schema": Mapping, "choice": tuple}.get(self.kind, str)
         if not isinstance(self.source, wanted):
             raise RequestError(f"grammar: {self.kind} needs a {wanted.__name__.lower()}")
-        if self.kind == "choice" and not (self.source and all(self.source)):
-            raise RequestError("grammar: choice needs at least one string, and none may be empty")
+        if self.kind == "choice" and not self.source:
+            raise RequestError("grammar: choice needs at least one string")
+        if self.kind == "choice" and not all(isinstance(s, str) and s for s in self.source):
+            raise RequestError("grammar: choice needs strings, and none may be empty")
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,11 @@ class SamplingParams:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "bad_words", "stop_token_ids", "allowed_token_ids"):
+            value = getattr(self, name)
+            if isinstance(value, str | list):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        self._check_types()
         _require("max_tokens", self.max_tokens >= 1, self.max_tokens, "at least 1")
         _require("temperature", 0 <= self.temperature <= 100, self.temperature, "0 to 100")
         _require("top_k", self.top_k is None or self.top_k >= 1, self.top_k, "None or at least 1")
@@ -94,7 +100,6 @@ class SamplingParams:
             _require(name, -2 <= getattr(self, name) <= 2, getattr(self, name), "-2 to 2")
         if self.seed is not None:
             _require("seed", 0 <= self.seed < 2**64, self.seed, "None, or 0 to 2**64 - 1")
-        _require("stop", all(self.stop), self.stop, "non-empty strings")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             _require(name, value is None or value >= 0, value, "None or at least 0")
@@ -104,10 +109,66 @@ class SamplingParams:
             _require("logit_bias", -100 <= value <= 100, value, "-100 to 100")
         allowed = self.allowed_token_ids
         _require("allowed_token_ids", allowed is None or bool(allowed), allowed, "None or some ids")
-        _require("bad_words", all(self.bad_words), self.bad_words, "non-empty strings")
-        _require("n", self.n >= 1, self.n, "at least 1")
-        enough = self.best_of is None or self.best_of >= self.n
-        _require("best_of", enough, self.best_of, f"None or at least n ({self.n})")
+        _require("n", 1 <= self.n <= _MOST_ANSWERS, self.n, f"1 to {_MOST_ANSWERS}")
+        enough = self.best_of is None or self.n <= self.best_of <= _MOST_ANSWERS
+        _require("best_of", enough, self.best_of, f"None, or n ({self.n}) to {_MOST_ANSWERS}")
+
+    def _check_types(self) -> None:
+        """Callers that read JSON get a word about the field, not a TypeError from a comparison."""
+        for name in _WHOLE:
+            value = getattr(self, name)
+            optional = value is None and name in _OPTIONAL
+            _require(name, optional or _whole(value), value, "a whole number")
+        for name in _REAL:
+            _require(name, _real(getattr(self, name)), getattr(self, name), "a number")
+        for name in ("stop", "bad_words"):
+            value = getattr(self, name)
+            texts = isinstance(value, tuple) and all(isinstance(v, str) and v for v in value)
+            _require(name, texts, value, "non-empty strings")
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            value = getattr(self, name)
+            ids = isinstance(value, tuple) and all(_whole(v) and v >= 0 for v in value)
+            _require(name, ids or (value is None and name in _OPTIONAL), value, "token ids")
+        bias = self.logit_bias
+        pairs = isinstance(bias, Mapping) and all(
+            _whole(id) and id >= 0 and _real(value) for id, value in bias.items()
+        )
+        _require("logit_bias", pairs, bias, "numbers by token id")
+        for name in ("ignore_eos", "include_stop"):
+            value = getattr(self, name)
+            _require(name, isinstance(value, bool), value, "true or false")
+        grammar = self.grammar
+        _require("grammar", grammar is None or isinstance(grammar, Grammar), grammar, "a Grammar")
+
+
+_MOST_ANSWERS = 1024  # to one prompt: each is a row of its own
+_WHOLE = (
+    "max_tokens",
+    "top_k",
+    "seed",
+    "logprobs",
+    "prompt_logprobs",
+    "min_tokens",
+    "n",
+    "best_of",
+)
+_OPTIONAL = ("top_k", "seed", "logprobs", "prompt_logprobs", "best_of", "allowed_token_ids")
+_REAL = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require(field_name: str, condition: bool, value: object, allowed: str) -> None:

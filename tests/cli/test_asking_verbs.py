@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gristmill.cli.main import main
 from gristmill.engine import Engine
 from gristmill.files import write_json
 from gristmill.lm import Request, SamplingParams
@@ -33,26 +31,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = [{"question": question} for question in QUESTIONS]
     write_json(run / "evaluate" / "manifest.json", {"metrics": {"samples": samples}})
     return run
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def gristmill(capsys, monkeypatch):
-    """Run the program in this process with the given arguments and standard input."""
-
-    def call(*arguments: object, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "argv", ["gristmill", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def test_generate_writes_the_engines_text(gristmill, run: Path) -> None:
@@ -222,7 +200,7 @@ def test_serve_without_its_extra_names_it(gristmill, run: Path, monkeypatch) -> 
     assert "gristmill[serve]" in result.err
 
 
-@pytest.mark.parametrize("verb", ["generate", "chat", "serve"])
+@pytest.mark.parametrize("verb", ["generate", "chat", "serve", "inspect", "bench", "parity"])
 def test_help_has_examples(gristmill, verb: str) -> None:
     shown = gristmill(verb, "--help")
     assert shown.code == 0 and "Examples" in shown.out and "runs/pyhelp" in shown.out

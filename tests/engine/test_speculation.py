@@ -32,14 +32,17 @@ def requests() -> list[Request]:
         dict(temperature=0.0, stop_token_ids=(5, 105, 200)),
         dict(temperature=1.5, min_p=0.05, top_k=20),
     ]
-    return [
-        Request(
-            prompt,
-            SamplingParams(max_tokens=5 + 17 * (i % 3), seed=i, logprobs=1, **kind),  # type: ignore[arg-type]
-        )
-        for i, kind in enumerate(kinds)
-        for prompt in (*PROMPTS[:3], repeated)
-    ] + [Request(token_ids=[65, 66] * 92, params=SamplingParams(max_tokens=50, temperature=0.0))]
+    return (
+        [
+            Request(
+                prompt,
+                SamplingParams(max_tokens=5 + 17 * (i % 3), seed=i, logprobs=1, **kind),  # type: ignore[arg-type]
+            )
+            for i, kind in enumerate(kinds)
+            for prompt in (*PROMPTS[:3], repeated)
+        ]
+        + [Request(token_ids=[65, 66] * 92, params=SamplingParams(max_tokens=50, temperature=0.0))]
+    )
 
 
 def same(plain: list[Completion], drafted: list[Completion], exact: bool) -> None:

@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
-import codecs
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gristmill.engine.text import TextStream
 from gristmill.tokenizer import Tokenizer, train_bpe
 
-TOKENIZER: Tokenizer = train_bpe(iter(["the end of the line. END of it", "naïve 🙂 text"] * 5), 420)
+TEXTS = ["the end of the line. END of it", "naïve 🙂 text, e\u0301 don't , do not ."] * 5
+TOKENIZER: Tokenizer = train_bpe(iter(TEXTS), 420)
 
 
-def stream(ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
+def sentencepiece() -> Tokenizer:
+    """As Llama 2 spells: "▁" for a space, <0x0A> for a byte, and the first space is not shown."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a", "é", "▁▁"]
+    backend = Backend(models.BPE({p: i for i, p in enumerate(pieces)}, [], byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return Tokenizer(backend, {})
+
+
+def metaspace() -> Tokenizer:
+    backend = Backend(models.Unigram())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<s>"], show_progress=False)
+    backend.train_from_iterator(TEXTS, trainer)
+    return Tokenizer(backend, {})
+
+
+def wordpiece() -> Tokenizer:
+    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=120, special_tokens=["[UNK]"], show_progress=False
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    return Tokenizer(backend, {})
+
+
+TOKENIZERS = {
+    "bytes": TOKENIZER,
+    "sentencepiece": sentencepiece(),
+    "metaspace": metaspace(),
+    "wordpiece": wordpiece(),
+}
+
+
+def stream(
+    ids: list[int], stop: tuple[str, ...] = (), tokenizer: Tokenizer = TOKENIZER, **kept
+) -> tuple[list[str], TextStream]:
     """Push until stopped; the pieces in order."""
-    text = TextStream(TOKENIZER, stop)
+    text = TextStream(tokenizer, stop, **kept)
     pieces = []
     for token in ids:
         pieces.append(text.push(token))
@@ -39,16 +83,16 @@ def test_pieces_join_to_the_text(text: str, small: bool) -> None:
     assert "".join(pieces) == whole.text == text
 
 
-@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=30))
-def test_any_ids_give_the_text_of_decode_up_to_its_last_whole_character(ids: list[int]) -> None:
-    pieces, got = stream(ids)
-    whole = TOKENIZER.decode(ids)
-    written = b"".join(TOKENIZER.token_bytes(i) for i in ids if not TOKENIZER.is_special(i))
-    complete = codecs.getincrementaldecoder("utf-8")("replace").decode(
-        written
-    )  # holds the rest back
-    assert "".join(pieces) == got.text == complete
-    assert whole in (complete, complete + "\ufffd")
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+def test_any_ids_give_the_text_that_decode_gives(name: str, data: st.DataObject) -> None:
+    """Lone bytes, halves of characters, marks, specials: in pieces and whole it is the same."""
+    tokenizer = TOKENIZERS[name]
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
+    pieces, got = stream(ids, tokenizer=tokenizer)
+    assert "".join(pieces) == got.text == tokenizer.decode(ids)
+    held = TextStream(tokenizer, ("\ufffd" * 9 + "never",))
+    assert "".join(map(held.push, ids)) + held.finish() == got.text, "holding back loses nothing"
 
 
 @given(st.text("abc", max_size=40), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1))
@@ -85,10 +129,31 @@ def test_what_only_began_a_stop_string_is_released() -> None:
     assert pieces[-1] == "ST", "and at the end released"
 
 
-def test_an_incomplete_character_at_the_end_is_left_out() -> None:
+def test_an_incomplete_character_at_the_end_is_shown_as_such_once() -> None:
     smile = in_bytes("🙂")
     pieces, got = stream([*in_bytes("a"), *smile[:3]])
-    assert pieces == ["a", "", "", "", ""]
+    assert pieces == ["a", "", "", "", "\ufffd"]
+    assert got.text == "a\ufffd"
     assert stream([*smile])[0] == ["", "", "", "🙂", ""]
-    assert got.text == "a"
     assert stream([*smile[:3], *in_bytes("b")])[1].text == "\ufffdb", "one that was broken is shown"
+
+
+def test_a_stop_string_is_shown_where_it_is_asked_for() -> None:
+    for ids in (in_bytes("one END two"), TOKENIZER.encode("one END two")):
+        pieces, got = stream(ids, ("END",), include_stop=True)
+        assert got.text == "".join(pieces) == "one END" and got.stopped
+        assert stream(ids, ("END",))[1].text == "one "
+
+
+def test_stop_strings_before_the_least_number_of_tokens_are_text() -> None:
+    ids = in_bytes("x.y.z.")
+    for least, expected in (
+        (0, "x"),
+        (2, "x"),
+        (3, "x.y"),
+        (4, "x.y"),
+        (5, "x.y.z"),
+        (7, "x.y.z."),
+    ):
+        pieces, got = stream(ids, (".",), min_tokens=least)
+        assert got.text == "".join(pieces) == expected, least

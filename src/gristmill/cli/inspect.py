@@ -8,53 +8,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gristmill.cli.console import out, show_json
+from gristmill.cli.console import err, out, show_json
+from gristmill.errors import RequestError
 
 if TYPE_CHECKING:
-    from gristmill.engine import Inspection
+    from rich.text import Text
+
+    from gristmill.engine import Candidate, Inspection
+
+# From so many bits on, a token is shown in this colour: expected, open, surprising, a shock.
+_COLOURS = ((0.0, "green"), (2.0, ""), (5.0, "yellow"), (9.0, "red"))
+_BAR_BITS = 16.0  # the surprisal that a full bar stands for
 
 
 def inspect(
     model_or_text: Annotated[
         str, typer.Argument(metavar="[MODEL]", help="Model or run directory; else the newest run.")
     ],
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", show_default=False)] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="TEXT", show_default=False, help='"-" reads standard input.'),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many next tokens to show.")] = 10,
+    alternatives: Annotated[
+        int, typer.Option(min=0, help="How many likeliest tokens to show at each place.")
+    ] = 3,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the text as a heat map of its surprisal: one page, opens anywhere."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on standard output.")
     ] = False,
 ) -> None:
     """Show what MODEL expects after TEXT, and each token's probability and surprisal.
 
+    For every token: its probability, its surprisal in bits, its rank (1: nothing was likelier), the
+    entropy of the distribution there (the surprisal that the model expected), and what was likeliest.
+
     Of a run, the base model is asked: it continues text, the later ones answer. Without TEXT, a run
     shows its models, and a model (directory, .gguf or llama2.c file) what it holds.
 
-    Examples: `gristmill inspect "The capital of France is"`, `gristmill inspect runs/pyhelp`,
-    `gristmill inspect runs/pyhelp "import os" --top 5`
+    Examples:
+
+    - `gristmill inspect "The capital of France is"`
+    - `gristmill inspect runs/pyhelp "import os" --top 5`
+    - `gristmill inspect runs/pyhelp - --html heat.html < notes.txt`
+    - `gristmill inspect runs/pyhelp`
     """
     from dataclasses import asdict
 
-    from gristmill.cli.holdings import holdings
-    from gristmill.cli.holdings import show as show_holdings
+    from gristmill.cli.asking import read_input
     from gristmill.cli.source import for_raw_text
     from gristmill.engine import inspect as read
-    from gristmill.formats import Model, newest_run, resolve
+    from gristmill.formats import Model, newest_run
 
     if text is None and _is_model(model_or_text):
-        if (Path(model_or_text).expanduser() / "run.json").is_file():
-            _show_models(model_or_text, as_json)
-        else:
-            found = holdings(resolve(model_or_text))
-            show_json(found) if as_json else show_holdings(found)
+        if html is not None:
+            raise RequestError(f"--html shows a text; give one after {model_or_text}")
+        _show_model(model_or_text, as_json)
         return
-    source = model_or_text if text is not None else str(newest_run())
-    text = text if text is not None else model_or_text
+    source, given = (str(newest_run()), model_or_text) if text is None else (model_or_text, text)
+    read_text = read_input() if given == "-" else given
     model = Model.load(for_raw_text(source))
-    seen = read(model, text, top)
+    seen = read(model, read_text, top, alternatives)
+    if html is not None:
+        from gristmill.cli.heatmap import heatmap
+        from gristmill.files import write_text
+
+        write_text(html.expanduser(), heatmap(seen, model))
     if as_json:
-        show_json({"model": str(model.path), "text": text, **asdict(seen)})
+        written = {} if html is None else {"html": str(html)}
+        show_json({"model": str(model.path), "text": read_text, **asdict(seen), **written})
         return
     _show(seen)
+    if html is not None:
+        err.print(f"the heat map is in {html}", markup=False, soft_wrap=True)
 
 
 def _is_model(given: str) -> bool:
@@ -65,6 +96,18 @@ def _is_model(given: str) -> bool:
         return True  # also where nothing is there: the error then says so
     marks = ("run.json", "recipe.toml", "config.json", "model/config.json")
     return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
+
+
+def _show_model(source: str, as_json: bool) -> None:
+    """What a run or a model holds."""
+    from gristmill.cli.holdings import holdings, show
+    from gristmill.formats import resolve
+
+    if (Path(source).expanduser() / "run.json").is_file():
+        _show_models(source, as_json)
+        return
+    found = holdings(resolve(source))
+    show_json(found) if as_json else show(found)
 
 
 def _show_models(source: str, as_json: bool) -> None:
@@ -115,22 +158,42 @@ def _show_models(source: str, as_json: bool) -> None:
 def _show(seen: Inspection) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     if seen.tokens:
+        names = [Text(repr(token.token)) for token in seen.tokens]
+        widest = min(24, max(5, *(name.cell_len for name in names)))
+        others = 6 + 15 + 5 + 7 + 6 * 3 + 2  # columns with what parts them
         table = Table(title="The text", title_justify="left", box=box.SIMPLE)
-        table.add_column("token")
-        for heading in ("probability", "surprisal (bits)", "rank"):
-            table.add_column(heading, justify="right")
-        for token in seen.tokens:
-            numbers = ("–", "–", "–")
-            if token.probability is not None:
-                numbers = (f"{token.probability:.4f}", f"{token.surprisal:.2f}", f"{token.rank}")
-            table.add_row(_quote(token.token), *numbers)
+        table.add_column("token", width=widest, no_wrap=True, overflow="ellipsis")
+        table.add_column("prob.", width=6, justify="right", no_wrap=True)
+        table.add_column("surprisal, bits", width=15, no_wrap=True)
+        table.add_column("rank", width=5, justify="right", no_wrap=True)
+        table.add_column("entropy", width=7, justify="right", no_wrap=True)
+        if any(token.expected for token in seen.tokens):
+            rest = max(18, out.width - widest - others)
+            table.add_column("likeliest there", width=rest, no_wrap=True, overflow="ellipsis")
+        for token, name in zip(seen.tokens, names, strict=True):
+            if token.surprisal is None:
+                table.add_row(name, "–", "–", "–", "–")
+                continue
+            name.stylize(style := _colour(token.surprisal))
+            bar = "█" * round(8 * min(1.0, token.surprisal / _BAR_BITS)) or "▏"
+            table.add_row(
+                name,
+                f"{token.probability:.4f}",
+                Text(f"{token.surprisal:5.2f} {bar}", style=style),
+                f"{token.rank:,}",
+                f"{token.entropy:.2f}",
+                _expected(token.expected),
+            )
         out.print(table)
     if seen.loss is not None and seen.perplexity is not None:
         measure = "" if seen.bits_per_byte is None else f"   {seen.bits_per_byte:.3f} bits per byte"
         out.print(
-            f"loss {seen.loss:.4f} nats per token   perplexity {seen.perplexity:,.2f}{measure}\n"
+            f"loss {seen.loss:.4f} nats per token   perplexity {seen.perplexity:,.2f}{measure}   "
+            f"mean entropy {seen.entropy:.2f} bits\n",
+            soft_wrap=True,
         )
     table = Table(title="What comes next", title_justify="left", box=box.SIMPLE)
     table.add_column("token")
@@ -138,14 +201,22 @@ def _show(seen: Inspection) -> None:
     table.add_column("")
     for candidate in seen.next:
         bar = "█" * round(30 * candidate.probability) or "▏"
-        table.add_row(_quote(candidate.token), f"{candidate.probability:.4f}", bar)
+        table.add_row(Text(repr(candidate.token)), f"{candidate.probability:.4f}", bar)
     if seen.rest > 0:
         table.add_row("all others", f"{seen.rest:.4f}", "")
     out.print(table)
+    out.print(f"entropy {seen.next_entropy:.2f} bits")
 
 
-def _quote(token: str) -> str:
-    """The token with its spaces and newlines visible, and brackets that rich would read as markup kept."""
-    from rich.markup import escape
+def _colour(bits: float) -> str:
+    return next(colour for least, colour in reversed(_COLOURS) if bits >= least)
 
-    return escape(repr(token))
+
+def _expected(candidates: tuple[Candidate, ...]) -> Text:
+    """The likeliest tokens, quoted so that spaces and newlines are visible, each with its probability."""
+    from rich.text import Text
+
+    shown = Text()
+    for candidate in candidates:
+        shown.append(f"{candidate.token!r} ").append(f"{candidate.probability:.2f}  ", style="dim")
+    return shown

@@ -44,6 +44,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "convert",
         "Write a model in another format, and prove it says the same.",
     ),
+    "parity": (
+        "parity",
+        "parity",
+        "Prove that every way to run a model says the same as the trainer.",
+    ),
+    "bench": ("bench", "bench", "Measure a model's speed here, beside what the memory allows."),
     "serve": ("serve", "serve", "An OpenAI-compatible API and a chat page for a model."),
     "report": (
         "report",

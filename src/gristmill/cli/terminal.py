@@ -9,7 +9,12 @@ import sys
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def harmless(text: str) -> str:
+    """Control characters as U+FFFD."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 def write(text: str) -> None:
     """Write and flush. On a terminal, control characters appear as U+FFFD; a pipe gets what was made."""
-    sys.stdout.write(_CONTROL.sub("\ufffd", text) if sys.stdout.isatty() else text)
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

@@ -1,10 +1,10 @@
 """The loop: schedule, run, sample, keep books, emit. One thread adds requests and steps.
 
-    plan     which requests compute how many tokens (`scheduler`), after drafts were asked for
-    run      one ragged batch through the network (`runner`)
-    sample   a token for each request whose tokens are all computed, and one after each of its drafts
-    keep     drafts that equal what was drawn stay, the rest is forgotten; full blocks become known
-    emit     the text that each request gained
+plan     which requests compute how many tokens (`scheduler`), after drafts were asked for
+run      one ragged batch through the network (`runner`)
+sample   a token for each request whose tokens are all computed, and one after each of its drafts
+keep     drafts that equal what was drawn stay, the rest is forgotten; full blocks become known
+emit     the text that each request gained
 """
 
 from __future__ import annotations
@@ -249,7 +249,8 @@ class EngineCore:
             self._pace.verified(self._acceptance[g], examined, accepted)
             self.stats.verified(len(g.drafts), examined, accepted)
         self.stats.generated += i + 1
-        g.num_computed += accepted
+        # The last token's logits are wanted again where what it forces cut the drafts short.
+        g.num_computed = min(g.num_computed + accepted, g.num_tokens - 1)
         self._pool.publish(g.prefix, g.tokens, g.table, g.num_computed)
         return Chunk(text) if reason is None else g.end(reason, text)
 

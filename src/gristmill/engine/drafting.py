@@ -101,7 +101,9 @@ class ModelDrafter:
             spans = [self._span(g, step) for g in going]
             logits = self._runner.logits(self._runner.hidden(ragged(spans, self._block_size)))
             logits = possible_logits(logits, self._vocab_size)
-            masks = token_masks([(g.matcher, g.drafts, len(g.drafts)) for g in going], logits.shape[1])
+            masks = token_masks(
+                [(g.matcher, g.drafts, len(g.drafts)) for g in going], logits.shape[1]
+            )
             drawn, _ = sample(logits, [g.histories()[-1] for g in going], masks)
             for g, token in zip(going, drawn, strict=True):
                 g.drafts.append(token)
@@ -156,7 +158,9 @@ def make_drafter(
     vocab_size, config = model.tokenizer.vocab_size, model.config
     if draft == "early-exit":
         if not isinstance(target, NativeRunner):
-            raise RequestError("early-exit drafts need the native runner, and this model runs on PyTorch")
+            raise RequestError(
+                "early-exit drafts need the native runner, and this model runs on PyTorch"
+            )
         layers = max(1, config.num_layers // _EXIT_SHARE)
         first_layers = NativeRunner(model.network, blocks, block_size, layers, shared=target)
         return ModelDrafter(first_layers, block_size, vocab_size, config.max_seq_len, True)

@@ -222,7 +222,9 @@ class Engine(LM):
         ):
             for id in ids:
                 if not 0 <= id < self.tokenizer.vocab_size:
-                    raise RequestError(f"{name}: there is no token {id} in a vocabulary of {self.tokenizer.vocab_size}")
+                    raise RequestError(
+                        f"{name}: there is no token {id} in a vocabulary of {self.tokenizer.vocab_size}"
+                    )
         adapter = self._adapters.resident(request.adapter)
         seed = params.seed if params.seed is not None else secrets.randbits(32)
         grammar = compile_grammar(params.grammar, self.tokenizer) if params.grammar else None

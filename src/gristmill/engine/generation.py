@@ -42,7 +42,9 @@ class Generation:
     output: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)  # score: log p of the second to the last token
+    scores: list[float] = field(
+        default_factory=list
+    )  # score: log p of the second to the last token
     hidden: list[torch.Tensor] = field(default_factory=list)  # embed: [tokens, D] of each chunk
     completion: Completion | None = None
     chunks: deque[Chunk] = field(default_factory=deque)  # for who reads them one by one

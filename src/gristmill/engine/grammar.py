@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64  # compiled grammars
+_SPACE = r"[ \n]{0,16}"  # between the tokens of JSON: a weak model would else write blanks for ever
 _vocabularies: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
 
 
@@ -96,7 +97,10 @@ def _compile(kind: str, source: str | tuple[str, ...], tokenizer: Tokenizer) -> 
         kind, source = "json_schema", '{"type": "object"}'
     try:
         text = source if isinstance(source, str) else json.dumps(source)
-        written = grammar_from(kind, text)  # type: ignore[arg-type] - our kinds are five of its
+        if kind == "json_schema":
+            written = LLMatcher.grammar_from_json_schema(text, {"whitespace_pattern": _SPACE})
+        else:
+            written = grammar_from(kind, text)  # type: ignore[arg-type] - our kinds are its
     except ValueError as error:
         raise RequestError(f"grammar: {kind}: {error}") from error
     wrong, notes = LLMatcher.validate_grammar_with_warnings(written, vocabulary)

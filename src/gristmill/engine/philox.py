@@ -30,11 +30,15 @@ def philox(counter: tuple[np.ndarray, int, int, int], key: tuple[int, int]) -> n
 
 
 def exponentials(seed: int, position: int, ids: np.ndarray) -> np.ndarray:
-    """For each token id an Exp(1) number, float64, never 0 and never infinite."""
+    """For each token id of `ids` [n], n > 0, an Exp(1) number, float64, never 0 and never infinite."""
     key = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    counters, place = np.unique(ids // 4, return_inverse=True)
-    words = philox((counters, position & 0xFFFFFFFF, position >> 32, 0), key)
-    return -np.log((words[ids % 4, place] + 0.5) / 2.0**32)
+    rest = position & 0xFFFFFFFF, position >> 32, 0
+    quartets = int(ids.max()) // 4 + 1  # one counter gives the words of four neighbouring ids
+    if quartets <= len(ids):
+        words = philox((np.arange(quartets), *rest), key).T.reshape(-1)[ids]
+    else:
+        words = philox((ids // 4, *rest), key)[ids % 4, np.arange(len(ids))]
+    return -np.log((words + 0.5) / 2.0**32)
 
 
 def child_seed(seed: int, child: int) -> int:

@@ -5,9 +5,9 @@
 
 Each row is a function of its own logits, parameters, history and position alone: cuts and draws are made row by row.
 
-The draw is an exponential race: of the tokens that are left, the one with the largest log p - log e, where e is
-Exp(1) noise that depends on (seed, position, token). Two models that draw with the same noise mostly draw the same
-token, which is what speculation lives on. Shapes: B rows, V vocabulary, K tokens that are left.
+The draw is an exponential race: of the tokens that are left, the one with the largest p / e, where e is Exp(1)
+noise that depends on (seed, position, token). Two models that draw with the same noise mostly draw the same token,
+which is what speculation lives on. Shapes: B rows, V vocabulary, K tokens that are left.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from gristmill.engine.philox import exponentials
+from gristmill.kernels import ROW, has_native, sample_native
 from gristmill.lm import SamplingParams, TokenLogprob
 
 GREEDY_BELOW = 1e-5  # a temperature under this is 0 (as in vLLM)
-_LIKELIEST = 1024  # top-p looks at so many before it sorts a whole row
+_BINS, _BINS_PER_NAT = 4096, 128.0  # in which top-p looks for its edge
+_STRIPES = 64  # top-k looks at their largest first
 _NEVER = float("-inf")
 
 
@@ -56,8 +58,16 @@ def sample(
     gives token 0 with probability 0.
     """
     logits = process(logits_BV.float(), rows, masks)
-    tokens = logits.argmax(dim=-1).tolist()  # the first of equals, that is the lowest id
-    logprobs = [0.0] * len(rows)
+    if all(row.greedy for row in rows):
+        return _likeliest(logits), [0.0] * len(rows)
+    if has_native and logits.is_cpu:
+        return sample_native(logits, _native_rows(rows))
+    return sample_torch(logits, rows)
+
+
+def sample_torch(logits: Tensor, rows: Sequence[History]) -> tuple[list[int], list[float]]:
+    """What follows `process`, row by row."""
+    tokens, logprobs = _likeliest(logits), [0.0] * len(rows)
     for i, row in enumerate(rows):
         if not row.greedy:
             ids, kept = left(logits[i], row.params)
@@ -65,16 +75,30 @@ def sample(
     return tokens, logprobs
 
 
+def _likeliest(logits_BV: Tensor) -> list[int]:
+    """The first of equals, that is the lowest id. On the CPU numpy is five times as fast as torch."""
+    if logits_BV.is_cpu:
+        return logits_BV.numpy(force=True).argmax(axis=-1).tolist()
+    return logits_BV.argmax(dim=-1).tolist()
+
+
+def _native_rows(rows: Sequence[History]) -> np.ndarray:
+    entries = [
+        (p.temperature, p.min_p, p.top_p, p.top_k or 0, row.seed, row.position)
+        for row in rows
+        for p in (row.params,)
+    ]
+    return np.array(entries, ROW)
+
+
 def process(logits_BV: Tensor, rows: Sequence[History], masks: Tensor | None = None) -> Tensor:
     """All that also changes greedy decoding. A copy is made only where something changes."""
     out = logits_BV
     if masks is not None:
-        bits = torch.arange(32, dtype=torch.int32)
-        allowed = (masks[:, :, None] >> bits & 1).bool().flatten(1)[:, : logits_BV.shape[1]]
-        if allowed.shape[1] < logits_BV.shape[1]:
-            more = logits_BV.shape[1] - allowed.shape[1]
-            allowed = torch.nn.functional.pad(allowed, (0, more))
-        out = out.masked_fill(~allowed.to(out.device), _NEVER)
+        # Padding beyond the vocabulary gets zeros, so it is never allowed.
+        octets = masks.numpy(force=True).view(np.uint8)
+        bits = np.unpackbits(octets, axis=1, count=logits_BV.shape[1], bitorder="little")
+        out = out.masked_fill(torch.from_numpy(bits == 0).to(out.device), _NEVER)
     elif any(_changes(row) for row in rows):
         out = out.clone()
     for i, row in enumerate(rows):
@@ -108,8 +132,9 @@ def _process_row(logits_V: Tensor, row: History) -> None:
             logits_V[last] = _NEVER
     if len(row.output) < p.min_tokens and row.stop_ids:
         logits_V[_ids(sorted(row.stop_ids), size, logits_V)] = _NEVER
-    for id, bias in p.logit_bias.items():
-        logits_V[id] += bias
+    if p.logit_bias:
+        added = torch.tensor(list(p.logit_bias.values()), device=logits_V.device)
+        logits_V[_ids(list(p.logit_bias), size, logits_V)] += added
     if p.repetition_penalty != 1:  # Keskar et al. 2019
         seen = _ids(sorted({*row.prompt, *row.output}), size, logits_V)
         old, r = logits_V[seen], p.repetition_penalty
@@ -130,41 +155,50 @@ def left(logits_V: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.ndarr
 
     Ties at the k-th value are all kept; of ties at the edge of top-p the lower ids.
     """
-    logits_V = logits_V.cpu() / params.temperature
+    scaled_V = logits_V.cpu() / params.temperature
+    logits = scaled_V.numpy()
+    possible = logits > _NEVER
     if params.min_p > 0:
-        probs = logits_V.softmax(-1)
-        logits_V = logits_V.masked_fill(probs < params.min_p * probs.max(), _NEVER)
-    size = len(logits_V)
-    ids: np.ndarray | None = None
-    if params.top_k is not None and params.top_k < size:
-        least = logits_V.topk(params.top_k).values[-1]
-        ids = (logits_V >= least).nonzero()[:, 0].numpy()
-    logits = logits_V.numpy()
-    if params.top_p < 1:
-        ids = _top_p(logits, ids, params.top_p)
-    if ids is None:
-        ids = np.arange(size)
-    kept = logits[ids]
-    finite = kept > _NEVER
-    return (ids, kept) if finite.all() else (ids[finite], kept[finite])
+        probs = scaled_V.softmax(-1).numpy()
+        possible &= probs >= params.min_p * probs.max()
+    ids = np.arange(len(logits))
+    if not possible.all():
+        ids, logits = ids[possible], logits[possible]
+    if params.top_k is not None and params.top_k < len(ids):
+        kept = np.flatnonzero(logits >= _kth_largest(logits, params.top_k))
+        ids, logits = ids[kept], logits[kept]
+    if params.top_p < 1 and len(ids):
+        kept = _top_p(logits, params.top_p)
+        ids, logits = ids[kept], logits[kept]
+    return ids, logits
 
 
-def _top_p(logits: np.ndarray, among: np.ndarray | None, top_p: float) -> np.ndarray:
-    """The likeliest tokens before which less than `top_p` of the probability lies (Holtzman et al. 2020)."""
-    values = logits if among is None else logits[among]
-    weights = np.exp(values.astype(np.float64) - values.max())
-    total = weights.sum()
-    few: np.ndarray | None = None
-    if len(values) > 2 * _LIKELIEST:
-        few = np.argpartition(-values, _LIKELIEST)[:_LIKELIEST]
-        # The rest may hold ties with the least of them: usable only if the edge lies above it.
-        above = values[few] > values[few].min()
-        few = few[above] if weights[few[above]].sum() >= top_p * total else None
-    at = np.arange(len(values)) if few is None else few
-    at = at[np.lexsort((at, -values[at]))]
-    before = np.cumsum(weights[at]) - weights[at]
-    kept = at[: max(1, int((before < top_p * total).sum()))]
-    return np.sort(kept if among is None else among[kept])
+def _kth_largest(values: np.ndarray, k: int) -> np.float32:
+    """The k-th largest of the stripes' largest is at most the k-th of all: what lies below need not be sorted."""
+    width = len(values) // _STRIPES
+    if k <= width:
+        peaks = values[: _STRIPES * width].reshape(_STRIPES, width).max(axis=0)
+        values = values[values >= np.partition(peaks, width - k)[width - k]]
+    return np.partition(values, len(values) - k)[len(values) - k]
+
+
+def _top_p(values: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices, ascending, of the likeliest before which less than `top_p` of the mass lies (Holtzman et al. 2020).
+
+    Masses are added up by bins of like values; only the bin that the edge falls in is sorted.
+    """
+    shifted = values.astype(np.float64) - values.max()
+    weights = np.exp(shifted)
+    bins = np.minimum(shifted * -_BINS_PER_NAT, _BINS - 1.0).astype(np.int64)
+    mass = np.cumsum(np.bincount(bins, weights, _BINS))
+    wanted = top_p * mass[-1]
+    edge = min(int(np.searchsorted(mass, wanted)), _BINS - 1)
+    inside = np.flatnonzero(bins == edge)
+    inside = inside[np.argsort(-values[inside], kind="stable")]  # of equals the lower first
+    before = np.cumsum(weights[inside]) - weights[inside] + (mass[edge - 1] if edge else 0.0)
+    kept = bins < edge
+    kept[inside[before < wanted]] = True
+    return np.flatnonzero(kept)
 
 
 def draw(ids: np.ndarray, logits: np.ndarray, seed: int, position: int) -> tuple[int, float]:
@@ -172,8 +206,9 @@ def draw(ids: np.ndarray, logits: np.ndarray, seed: int, position: int) -> tuple
     if not len(ids):
         return 0, _NEVER
     shifted = logits.astype(np.float64) - logits.max()
-    winner = int(np.argmax(shifted - np.log(exponentials(seed, position, ids))))
-    return int(ids[winner]), float(shifted[winner] - np.log(np.exp(shifted).sum()))
+    weights = np.exp(shifted)
+    winner = int(np.argmax(weights / exponentials(seed, position, ids)))
+    return int(ids[winner]), float(shifted[winner] - np.log(weights.sum()))
 
 
 def token_logprob(

@@ -102,7 +102,9 @@ class Scheduler:
             g = self.waiting.popleft()
             begun += 1
             found, soon = self._known_beginning(g)
-            if soon:  # another is computing what this one begins with: wait for it, do not do it twice
+            if (
+                soon
+            ):  # another is computing what this one begins with: wait for it, do not do it twice
                 held.append(g)
                 continue
             needed = self.pool.blocks_for(g.num_tokens) - len(found)

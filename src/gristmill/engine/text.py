@@ -37,10 +37,11 @@ class TextStream:
         return self._release(piece, last=False)
 
     def finish(self) -> str:
-        """No more tokens: return what was held back. A character that was never completed is left out."""
+        """No more tokens: return what was held back; U+FFFD for a character that was never completed, so that the
+        whole is what `Tokenizer.decode` makes of the tokens."""
         if self.stopped:
             return ""
-        return self._release(self._decoder.finish().rstrip("\ufffd"), last=True)
+        return self._release(self._decoder.finish(), last=True)
 
     def _release(self, piece: str, last: bool) -> str:
         text = self._held + piece

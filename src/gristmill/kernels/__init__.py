@@ -12,17 +12,28 @@ from gristmill.kernels.int8 import (
     int8_linear_torch,
     replace_int8,
 )
-from gristmill.kernels.native import extension, why_missing
+from gristmill.kernels.linear import TYPES, array, linear_native, map_native
+from gristmill.kernels.native import extension, has_native, why_missing
+from gristmill.kernels.sampling import ROW, sample_native
 
 __all__ = [
+    "ROW",
+    "TYPES",
     "Int8Linear",
     "Kernel",
+    "array",
     "describe",
+    "extension",
+    "has_native",
     "instruction_sets",
     "int8_linear",
     "int8_linear_native",
     "int8_linear_torch",
+    "linear_native",
+    "map_native",
     "replace_int8",
+    "sample_native",
+    "why_missing",
 ]
 
 

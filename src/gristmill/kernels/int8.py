@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.kernels.linear import linear_native
 from gristmill.kernels.native import extension
 
 # Above this many rows of x PyTorch's matrix product, fed with widened weights, is faster than the native
@@ -37,8 +38,6 @@ def int8_linear_native(
     A row's result depends on that row alone, never on the number of rows or threads. `isa` ("scalar",
     "avx2", "avx512") and `threads` (default: PyTorch's) are for tests and benchmarks.
     """
-    assert extension is not None, "gristmill._native is not built"
-    out_features, in_features = weight.shape
     if (
         weight.dtype != torch.int8
         or weight_scale.dtype != torch.float32
@@ -48,27 +47,7 @@ def int8_linear_native(
             f"int8_linear takes int8 weights, float32 scales and activations, not {weight.dtype}, "
             f"{weight_scale.dtype} and {x.dtype}"
         )
-    if x.shape[-1] != in_features or weight_scale.numel() != out_features:
-        raise ValueError(
-            f"int8_linear: weight {tuple(weight.shape)} does not go with x {tuple(x.shape)} and "
-            f"weight_scale {tuple(weight_scale.shape)}"
-        )
-    if not (x.is_cpu and weight.is_cpu and weight_scale.is_cpu):
-        raise ValueError("int8_linear_native works on the CPU only")
-    x, weight, weight_scale = x.contiguous(), weight.contiguous(), weight_scale.contiguous()
-    y = torch.empty((*x.shape[:-1], out_features))
-    extension.int8_linear(
-        weight.data_ptr(),
-        weight_scale.data_ptr(),
-        x.data_ptr(),
-        y.data_ptr(),
-        out_features,
-        in_features,
-        x.numel() // in_features,
-        threads or torch.get_num_threads(),
-        isa,
-    )
-    return y
+    return linear_native(x, weight, weight_scale, isa, threads)
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:

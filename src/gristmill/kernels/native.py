@@ -19,3 +19,5 @@ except ImportError as error:
 else:
     extension = _module
     why_missing = ""
+
+has_native = extension is not None

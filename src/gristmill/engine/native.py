@@ -1,0 +1,136 @@
+"""The whole forward pass in native code over the paged cache; the same bits for a row whatever runs beside it.
+
+PyTorch's matrix products and attention round a row differently in batches of other sizes. Here every sum has an
+order that depends on its own row alone (src/native/kernels.h), so that a request gives the same logits alone, among
+others, cut into chunks, after a prefix was found in the cache, and when drafts are verified. The weights are the
+network's own tensors; activations, cache and sums are fp32 whatever their type.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gristmill.engine.native_program import build, obstacle
+from gristmill.engine.ragged import RaggedBatch
+from gristmill.kernels import extension, why_missing
+from gristmill.model import ModelConfig, Transformer
+
+_LANES = 16
+
+
+class NativeRunner:
+    """Runs ragged batches of a network that `unsupported` has nothing against. One thread at a time may use it.
+
+    block_size: tokens of a cache block, a multiple of 16. layers: only so many of the first ones, then the final norm
+    and the head. shared: a runner whose cache this one uses too, block ids and all. isa: "best", or the name of
+    an instruction set for tests.
+    """
+
+    name = "native"
+    exact = True
+
+    def __init__(
+        self,
+        network: Transformer,
+        num_blocks: int,
+        block_size: int,
+        layers: int | None = None,
+        shared: NativeRunner | None = None,
+        isa: str = "best",
+    ) -> None:
+        if block_size % _LANES:
+            raise ValueError(f"block_size must be a multiple of {_LANES}, not {block_size}")
+        self._network, self._block_size, self._isa = network, block_size, isa
+        self._layers = network.config.num_layers if layers is None else layers
+        if shared is not None:
+            self._keys, self._values = shared._keys, shared._values
+        else:
+            keys, values = _block_floats(network.config, block_size)
+            # Uninitialized: what was not written is never read, and untouched pages cost no memory.
+            self._keys = torch.empty(network.config.num_layers, num_blocks, keys)
+            self._values = torch.empty(network.config.num_layers, num_blocks, values)
+        self.refresh()
+
+    @staticmethod
+    def unsupported(network: Transformer) -> str | None:
+        """Why the native path cannot run this network, in words; None if it can."""
+        return why_missing if extension is None else obstacle(network)
+
+    @staticmethod
+    def block_bytes(network: Transformer, block_size: int) -> int:
+        """Of one block in all layers."""
+        return 4 * network.config.num_layers * sum(_block_floats(network.config, block_size))
+
+    def refresh(self) -> None:
+        """Adapters or tensors of the network were replaced by others: find them anew."""
+        self._program = build(
+            self._network, self._layers, self._keys, self._values, self._block_size, self._isa
+        )
+
+    def hidden(self, batch: RaggedBatch) -> Tensor:
+        """Final normed hidden states of the wanted tokens, float32 [W, D]; keys and values go into the cache."""
+        hidden = torch.empty(len(batch.wanted_W), self._network.config.hidden_size)
+        adapters = self._adapters(batch)
+        arrays = (
+            batch.tokens_N,
+            batch.positions_N,
+            batch.slots_N,
+            batch.starts,
+            batch.tables_RB,
+            batch.lengths_R,
+            batch.wanted_W,
+        )
+        self._program.native.run(
+            len(batch.tokens_N),
+            len(batch.lengths_R),
+            batch.tables_RB.shape[1],
+            len(batch.wanted_W),
+            *(a.ctypes.data for a in arrays),
+            0 if adapters is None else adapters.ctypes.data,
+            hidden.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits, float32 [W, V]."""
+        config = self._network.config
+        hidden = hidden.contiguous()
+        logits = torch.empty(len(hidden), config.vocab_size)
+        self._program.native.logits(
+            self._program.head,
+            config.logit_softcap or 0.0,
+            hidden.data_ptr(),
+            logits.data_ptr(),
+            len(hidden),
+            torch.get_num_threads(),
+        )
+        return logits
+
+    def copy_block(self, source: int, target: int) -> None:
+        for kept in (self._keys, self._values):
+            kept[:, target] = kept[:, source]
+
+    def seconds(self) -> dict[str, float]:
+        """Time spent in each kind of operation since the last refresh."""
+        return self._program.native.seconds()
+
+    def _adapters(self, batch: RaggedBatch) -> np.ndarray | None:
+        """The number of each request's adapter, -1 for none; None where no request has one.
+
+        A request that names none gets the adapter that is active on the network, as the network's own forward does.
+        """
+        numbers, active = self._program.adapters, self._program.active
+        if active is None and not any(batch.adapters):
+            return None
+        found = [numbers[name or active] if name or active else -1 for name in batch.adapters]
+        return np.array(found, dtype=np.int32)
+
+
+def _block_floats(config: ModelConfig, block_size: int) -> tuple[int, int]:
+    """Of the keys and of the values of one block in one layer (src/native/kernels.h: Cache)."""
+    heads, key_width, value_width = config.cached
+    padded = -(-value_width // _LANES) * _LANES
+    return block_size * heads * key_width, block_size * heads * padded

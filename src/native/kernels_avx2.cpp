@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE kernels_avx2
+#include "kernels.inc"

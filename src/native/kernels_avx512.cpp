@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE kernels_avx512
+#include "kernels.inc"

@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE kernels_plain
+#include "kernels.inc"
