@@ -25,13 +25,26 @@ struct Seen {
 inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-// Scores of Q queries and G groups of sixteen keys from position `at` on.
+inline const float* keys_at(const Attend& a, const int32_t* table, size_t head, size_t p) {
+  return a.cache.key_group(size_t(table[p / a.cache.block_size]), head, p % a.cache.block_size);
+}
+
+inline void fetch(const float* line) {
+#if defined(__GNUC__)
+  __builtin_prefetch(line, 0, 2);
+#endif
+}
+
+// Scores of Q queries and G groups of sixteen keys from position `at` on. Blocks lie anywhere, which the hardware
+// cannot foresee: the groups that come next, before `end`, are fetched meanwhile.
 template <int Q, int G>
-inline void score(const Attend& a, const int32_t* table, size_t head, const Query* queries, size_t at, float* const* to) {
-  const float* keys[G];
+inline void score(const Attend& a, const int32_t* table, size_t head, const Query* queries, size_t at, size_t end,
+                  float* const* to) {
+  const float *keys[G], *next[G];
   UNROLL for (int g = 0; g < G; ++g) {
-    const size_t p = at + g * kLanes;
-    keys[g] = a.cache.key_group(size_t(table[p / a.cache.block_size]), head, p % a.cache.block_size);
+    const size_t p = at + g * kLanes, then = p + G * kLanes;
+    keys[g] = keys_at(a, table, head, p);
+    next[g] = then < end ? keys_at(a, table, head, then) : keys[g];
   }
   V sum[Q][G];
   UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int g = 0; g < G; ++g) sum[q][g] = set(0.0f);
@@ -39,6 +52,7 @@ inline void score(const Attend& a, const int32_t* table, size_t head, const Quer
     UNROLL for (int i = 0; i < kParts; ++i) {
       Part k[G];
       UNROLL for (int g = 0; g < G; ++g) k[g] = part(keys[g] + c * kLanes + i * kPartLanes);
+      if (i == 0) UNROLL for (int g = 0; g < G; ++g) fetch(next[g] + c * kLanes);
       UNROLL for (int q = 0; q < Q; ++q) {
         const Part x = part(queries[q].q[c]);
         UNROLL for (int g = 0; g < G; ++g) sum[q][g].p[i] = part_fma(x, k[g], sum[q][g].p[i]);
@@ -88,7 +102,9 @@ inline void gather(const Attend& a, const int32_t* table, size_t head, const flo
   for (size_t p = seen.begin; p < seen.end;) {
     const size_t stop = least(seen.end, (p / size + 1) * size);
     const float* value = a.cache.value_row(size_t(table[p / size]), head, p % size) + width;
-    for (; p < stop; ++p, value += stride) {
+    const float* next = stop < seen.end ? a.cache.value_row(size_t(table[stop / size]), head, 0) + width : value;
+    for (; p < stop; ++p, value += stride, next += stride) {
+      UNROLL for (int w = 0; w < W; ++w) fetch(next + w * kLanes);
       UNROLL for (int i = 0; i < kParts; ++i) {
         Part v[W];
         UNROLL for (int w = 0; w < W; ++w) v[w] = part(value + w * kLanes + i * kPartLanes);
@@ -135,11 +151,11 @@ void attend_queries(const Attend& a, const int32_t* table, size_t head, const Qu
   size_t p = first;
   for (; p + kGroups * kLanes <= first + padded; p += kGroups * kLanes) {
     for (int q = 0; q < Q; ++q) at[q] = scores[q] + (p - first);
-    score<Q, kGroups>(a, table, head, queries, p, at);
+    score<Q, kGroups>(a, table, head, queries, p, end, at);
   }
   for (; p < first + padded; p += kLanes) {
     for (int q = 0; q < Q; ++q) at[q] = scores[q] + (p - first);
-    score<Q, 1>(a, table, head, queries, p, at);
+    score<Q, 1>(a, table, head, queries, p, end, at);
   }
   for (int q = 0; q < Q; ++q) {
     total[q] = soften(scores[q], first, seen[q], queries[q].sink);

@@ -14,7 +14,7 @@ namespace {
 // Weight rows of a tile for M rows of x.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6;
-constexpr int weight_rows(int M) { return M <= 3 ? 8 : M == 4 ? 6 : M == 5 ? 5 : 4; }
+constexpr int weight_rows(int M) { return M <= 2 ? 8 : M <= 4 ? 6 : M == 5 ? 5 : 4; }
 #elif defined(__AVX2__)
 constexpr int kTileRows = 3;
 constexpr int weight_rows(int M) { return M == 1 ? 4 : M == 2 ? 3 : 2; }
@@ -23,15 +23,16 @@ constexpr int kTileRows = 2;
 constexpr int weight_rows(int M) { return M == 1 ? 4 : 2; }
 #endif
 
-// Rows lie end to end, so a group of R rows is one stretch of memory, though it is read at R places at once.
-// The hardware follows R short streams poorly: fetching the stretch in its order of addresses, eight rows
-// ahead, doubled the bandwidth from memory (docs/decisions.md). Past the end of the matrix it does nothing.
+// Rows lie end to end, so a group of R rows is one stretch of memory, though it is read at R places at once, which
+// the hardware follows poorly. Fetching the stretch that comes next in its order of addresses, into the second-level
+// cache, reads at the speed of memory whatever the type and length of the rows (docs/decisions.md); the 4 KB beyond
+// matter where rows are short. Past the end of the matrix it does nothing.
 template <int R, class T>
-inline void fetch_ahead(const T* row, size_t at, size_t in) {
+inline void fetch_ahead(const T* group, size_t at, size_t in) {
 #if defined(__GNUC__)
-  const char* stretch = reinterpret_cast<const char*>(row + 8 * in + R * at);
+  const char* stretch = reinterpret_cast<const char*>(group + R * in + R * at) + 4096;
   constexpr int lines = (R * int(kLanes * sizeof(T)) + 63) / 64;
-  UNROLL for (int line = 0; line < lines; ++line) __builtin_prefetch(stretch + 64 * line);
+  UNROLL for (int line = 0; line < lines; ++line) __builtin_prefetch(stretch + 64 * line, 0, 2);
 #endif
 }
 
@@ -56,14 +57,15 @@ inline void finish(const Dot& d, float sum, size_t row, int m) {
 
 template <class T, int R, int M>
 void tile(const Dot& d, size_t row) {
+  const T* const group = static_cast<const T*>(d.weight) + row * d.in;
   const T* w[R];
-  UNROLL for (int r = 0; r < R; ++r) w[r] = static_cast<const T*>(d.weight) + (row + r) * d.in;
+  UNROLL for (int r = 0; r < R; ++r) w[r] = group + r * d.in;
   V sum[R][M];
   UNROLL for (int r = 0; r < R; ++r) UNROLL for (int m = 0; m < M; ++m) sum[r][m] = set(0.0f);
   const float* x = d.x;
   size_t i = 0;
   for (; i + kLanes <= d.in; i += kLanes, x += M * kLanes) {
-    fetch_ahead<R>(w[0], 0, d.in);
+    fetch_ahead<R>(group, i, d.in);
     step<T, R, M>(w, x, sum);
     UNROLL for (int r = 0; r < R; ++r) w[r] += kLanes;
   }

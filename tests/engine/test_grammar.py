@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
+import sys
 from functools import cache
 from typing import Any
+from weakref import ref
 
 import jsonschema
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers
 
 from gristmill.engine import Engine
 from gristmill.engine.grammar import compile_grammar
@@ -18,7 +23,7 @@ from gristmill.engine.masks import token_masks
 from gristmill.engine.sampler import History, sample
 from gristmill.errors import RequestError
 from gristmill.lm import Grammar, Request, SamplingParams
-from gristmill.tokenizer import train_bpe
+from gristmill.tokenizer import Tokenizer, train_bpe
 from tests.tiny_model import random_model
 
 WORDS = ["id", "name", "ok", "count", "tags", "größe", 'a"b', "x y"]
@@ -58,6 +63,37 @@ def schema(chance: random.Random, depth: int = 0) -> dict[str, Any]:
     if kind == "const":
         return {"const": chance.choice(["a b", 7, [1, "x"], {"k": False}])}
     return {"type": kind}
+
+
+def value(chance: random.Random, of: dict[str, Any]) -> Any:
+    """A random value of a schema of `schema`, its properties in the schema's order, as they must be written."""
+    kind = of.get("type")
+    if "anyOf" in of:
+        return value(chance, chance.choice(of["anyOf"]))
+    if "const" in of:
+        return of["const"]
+    if "enum" in of:
+        return chance.choice(of["enum"])
+    if kind == "object":
+        names = [n for n in of["properties"] if n in of["required"] or chance.random() < 0.5]
+        return {name: value(chance, of["properties"][name]) for name in names}
+    if "prefixItems" in of:
+        return [value(chance, item) for item in of["prefixItems"]]
+    if kind == "array":
+        return [
+            value(chance, of["items"])
+            for _ in range(chance.randint(of["minItems"], of["maxItems"]))
+        ]
+    if "pattern" in of:
+        return "abca"[: chance.randint(2, 4)] if "a-c" in of["pattern"] else "042-x"
+    if kind == "string":
+        length = chance.randint(of["minLength"], of["maxLength"])
+        return "".join(chance.choices('aZ 9é🙂"\\/\n\t{', k=length))
+    if kind == "integer":
+        return chance.randint(of["minimum"], of["maximum"])
+    if kind == "number":
+        return round(chance.uniform(of["minimum"], of["maximum"]), chance.randint(0, 9))
+    return chance.random() < 0.5 if kind == "boolean" else None
 
 
 @cache
@@ -104,6 +140,54 @@ def test_500_random_schemas(part):
     assert ended >= 99, "a number of endless digits is no answer to most schemas"
 
 
+def accepts(grammar: Grammar, text: str) -> bool:
+    matcher, ids = compile_grammar(grammar, tokenizer()).matcher(), tokenizer().encode(text)
+    if matcher.validate(ids) < len(ids):
+        return False
+    for id in ids:
+        matcher.consume(id)
+    return matcher.accepting
+
+
+def test_every_value_of_a_schema_can_be_written():
+    """What is forced is the schema and no more: not the blanks, not the escapes, not a like-sounding subset."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        wanted = schema(chance)
+        for indent in (None, 1):
+            said = value(chance, wanted)
+            jsonschema.validate(said, wanted)
+            text = json.dumps(said, ensure_ascii=False, indent=indent)
+            assert accepts(Grammar("json_schema", wanted), text), (wanted, text)
+    assert not accepts(Grammar("json_schema", {"type": "integer", "maximum": 9}), "10")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"type": "integer", "multipleOf": 3, "minimum": -20, "maximum": 400},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"type": "object", "minProperties": 2, "additionalProperties": {"type": "integer"}},
+        {"type": "object", "patternProperties": {"^b+$": {"type": "null"}}, "maxProperties": 2},
+        {"type": "object", "required": ["z"], "additionalProperties": {"type": "null"}},
+        {"type": "string", "pattern": "ab", "maxLength": 9},
+        {"oneOf": [{"type": "integer"}, {"type": "string", "maxLength": 2}]},
+        {"allOf": [{"type": ["string", "null"]}, {"maxLength": 3}]},
+        {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}},
+        *({"type": "string", "format": f} for f in ("ipv4", "ipv6", "uuid", "email")),
+    ],
+    ids=json.dumps,
+)
+def test_further_keywords_that_are_accepted_are_enforced(wanted):
+    ended = 0
+    for seed in range(20):
+        text, whole = written(Grammar("json_schema", wanted), seed)
+        ended += whole
+        if whole:
+            jsonschema.validate(json.loads(text), wanted, format_checker=jsonschema.FormatChecker())
+    assert ended >= 10
+
+
 @pytest.mark.parametrize(
     "pattern",
     [r"[A-Z]{2,3}-[0-9]+(\.[0-9]{2})?", r"(yes|no)( indeed)?!", r"[^x]{4}ü", r"[0-9]{4}-[0-9]{2}"],
@@ -131,6 +215,14 @@ def test_choices_and_lark():
         (Grammar("lark", "start: MISSING"), "(?i)missing"),
         (Grammar("json_schema", {"type": "nonsense"}), "json_schema"),
         (Grammar("json_schema", {"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (Grammar("json_schema", {"properties": {"a": {"not": {"type": "null"}}}}), "not"),
+        (Grammar("json_schema", {"if": {}, "then": {"x-guidance": {"lenient": True}}}), "if"),
+        (Grammar("json_schema", {"x-guidance": {"lenient": True}, "contains": {}}), "contains"),
+        (Grammar("json_schema", {"type": "string", "format": "nonsense"}), "nonsense"),
+        (Grammar("json_schema", {"const": {1, 2}}), "is no JSON"),
+        (Grammar("json_schema", {"maximum": float("nan")}), "is no JSON"),
+        (Grammar("regex", r"(a|b)\1"), "backreferences"),
+        (Grammar("lark", 'start: "a" %json {"contains": {}}'), "contains"),
     ],
 )
 def test_what_is_wrong_or_would_not_be_enforced_is_refused(grammar, said):
@@ -155,6 +247,108 @@ def test_validate_roll_back_and_copies():
     assert one.accepting and not other.accepting
     with pytest.raises(ValueError, match="grammar"):
         other.consume(letters[1])
+
+
+def allowed(matcher) -> list[int]:
+    masks = token_masks([(matcher, [], 0)], tokenizer().vocab_size)
+    assert masks is not None
+    return [i for i in range(masks.shape[1] * 32) if int(masks[0, i // 32]) >> i % 32 & 1]
+
+
+def test_after_a_roll_back_it_stands_where_it_stood():
+    compiled = compile_grammar(Grammar("json_object"), tokenizer())
+    for seed in range(20):
+        chance, matcher = random.Random(seed), compiled.matcher()
+        before = [allowed(matcher)]
+        said: list[int] = []
+        while len(said) < 30 and not matcher.stopped:
+            said.append(chance.choice([i for i in before[-1] if i not in tokenizer().stop_ids]))
+            matcher.consume(said[-1])
+            if not matcher.stopped:
+                before.append(allowed(matcher))
+        while said:
+            back = min(len(said), chance.randint(1, 4))
+            matcher.rollback(back)
+            del said[len(said) - back :]
+            assert allowed(matcher) == before[len(said)]
+
+
+def test_only_tokens_of_the_vocabulary_and_the_end_where_the_text_is_complete():
+    specials = [i for i in range(512) if tokenizer().is_special(i)]
+    ends = sorted(tokenizer().stop_ids)
+    anything = compile_grammar(Grammar("regex", r"(?s:.*)"), tokenizer()).matcher()
+    ids = allowed(anything)
+    assert max(ids) < tokenizer().vocab_size and set(ids) & set(specials) == set(ends)
+    some = compile_grammar(Grammar("regex", "x{2}y?"), tokenizer()).matcher()
+    (x,) = tokenizer().encode("x")
+    assert not set(allowed(some)) & set(ends)
+    some.consume(x)
+    some.consume(x)
+    assert set(ends) < set(allowed(some)) and some.accepting and not some.stopped
+    assert allowed(compile_grammar(Grammar("regex", ""), tokenizer()).matcher()) == ends
+
+
+def sentencepiece() -> Tokenizer:
+    """As Llama 2: what is encoded gets a space before it, and letters that no piece has are bytes."""
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdef0123-"]
+    pieces += ["▁a", "▁-", "ab", "▁ab"]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    merges = [("▁", "a"), ("▁", "-"), ("a", "b"), ("▁", "ab")]
+    backend = Backend(models.BPE(ids, merges, byte_fallback=True))
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(steps)  # type: ignore[arg-type]
+    decoder = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*decoder, decoders.Strip(" ", 1, 0)])
+    return Tokenizer(backend, {}, stop_ids=[1])
+
+
+def composing() -> Tokenizer:
+    """As Qwen 2: what is encoded is composed first (NFC)."""
+    content = json.loads(tokenizer().backend.to_str()) | {"normalizer": {"type": "NFC"}}
+    return Tokenizer(Backend.from_str(json.dumps(content)), {}, stop_ids=tokenizer().stop_ids)
+
+
+@pytest.mark.parametrize("make", [sentencepiece, composing, tokenizer])
+@pytest.mark.parametrize("text", ["- abc-0123 ab", "e\u0301 x", "🙂-\u00e9"])
+def test_forced_tokens_say_what_is_forced_in_any_vocabulary(make, text):
+    vocabulary = make()
+    matcher = compile_grammar(Grammar("regex", re.escape(text)), vocabulary).matcher()
+    said: list[int] = []
+    while not matcher.stopped and len(said) < 50:
+        ids = matcher.forced() or allowed_first(matcher, vocabulary)
+        for id in ids:
+            matcher.consume(id)
+        said += ids
+    assert b"".join(map(vocabulary.token_bytes, said)).decode() == text
+
+
+def allowed_first(matcher, vocabulary: Tokenizer) -> list[int]:
+    masks = torch.zeros(1, -(-vocabulary.vocab_size // 32), dtype=torch.int32)
+    matcher.mask(masks[0])
+    return [next(i for i in range(vocabulary.vocab_size) if int(masks[0, i // 32]) >> i % 32 & 1)]
+
+
+def test_grammars_are_compiled_once_and_go_with_their_tokenizer():
+    own = composing()
+    one = compile_grammar(Grammar("choice", ("a", "b")), own)
+    assert compile_grammar(Grammar("choice", ("a", "b")), own) is one
+    assert compile_grammar(Grammar("choice", ("a", "b")), tokenizer()) is not one
+    gone = ref(own)
+    del own, one
+    gc.collect()
+    assert gone() is None
+
+
+def test_tokenizers_and_installations_that_have_no_grammars(monkeypatch):
+    words = Backend(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    words.decoder = decoders.WordPiece()
+    with pytest.raises(RequestError, match="neighbours"):
+        compile_grammar(Grammar("regex", "ab"), Tokenizer(words, {}, stop_ids=[0]))
+    with pytest.raises(RequestError, match="no token that ends"):
+        compile_grammar(Grammar("regex", "ab"), Tokenizer(words, {}))
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(RequestError, match="pip install llguidance"):
+        compile_grammar(Grammar("regex", "ab"), composing())
 
 
 @cache

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from gristmill import kernels
-from gristmill.adapters import LoraConfig, activate, adapters_by_row, add_lora
 from gristmill.engine.native import NativeRunner
-from gristmill.engine.ragged import RaggedBatch, Span, ragged
+from gristmill.engine.ragged import Span, ragged
 from gristmill.formats import load_network
 from gristmill.model import Transformer
-from gristmill.quantize.int8 import quantize_network
 from tests.families import CASES, saved
 
 pytestmark = pytest.mark.skipif(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gristmill.adapters import LoraConfig, add_lora, adapters_by_row, save_adapter, unload_adapter
+from gristmill.adapters import LoraConfig, adapters_by_row, add_lora, save_adapter, unload_adapter
 from gristmill.engine import Engine
 from gristmill.errors import RequestError
 from gristmill.lm import CacheOverflow, Request, SamplingParams

@@ -18,8 +18,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gristmill.engine.philox import child_seed, exponentials, philox
-from gristmill.engine.sampler import History, draw, left, process, sample, token_logprob
+from gristmill.engine.philox import philox
+from gristmill.engine.sampler import (
+    History,
+    draw,
+    left,
+    process,
+    sample,
+    sample_torch,
+    token_logprob,
+)
+from gristmill.kernels import has_native
 from gristmill.lm import SamplingParams
 
 VOCABULARY = 48
@@ -89,30 +98,80 @@ def test_temperature(t: float) -> None:
     assert torch.equal(filtered(LOGITS, temperature=t), expected)
 
 
-def test_the_order_is_temperature_min_p_top_k_top_p() -> None:
-    untied = torch.cat((LOGITS[:100], LOGITS[340:]))
-    expected = untied.clone()
-    for warper in (
+def chain(rows: torch.Tensor, ids: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """transformers' processors one after the other; ids are three of a prompt and three of an output."""
+    steps = [
+        NoBadWordsLogitsProcessor([[3], [1, 2]], eos_token_id=47),
+        MinNewTokensLengthLogitsProcessor(3, 4, [7]),
+        SequenceBiasLogitsProcessor({(4,): 2.5, (9,): -3.0}),
+        RepetitionPenaltyLogitsProcessor(1.3),
         TemperatureLogitsWarper(1.4),
         MinPLogitsWarper(0.03),
         TopKLogitsWarper(11),
         TopPLogitsWarper(0.8),
-    ):
-        expected = warper(NO_IDS, expected)
-    got = filtered(untied, temperature=1.4, min_p=0.03, top_k=11, top_p=0.8)
-    assert torch.equal(got, expected)
+    ]
+    for i in order:
+        rows = steps[i](ids, rows)
+    return rows
 
 
-@pytest.mark.parametrize("p", [0.3, 0.95, 0.9999])
-def test_top_p_of_a_large_vocabulary(p: float) -> None:
-    """Where only the likeliest are sorted, what is kept is what sorting all keeps."""
+def test_the_whole_chain_in_our_order() -> None:
+    untied = torch.cat((LOGITS[:100], LOGITS[340:]))
+    ids = torch.randint(0, 12, (len(untied), 6), generator=torch.Generator().manual_seed(8))
+    params = SamplingParams(
+        min_tokens=4,
+        logit_bias={4: 2.5, 9: -3.0},
+        repetition_penalty=1.3,
+        temperature=1.4,
+        min_p=0.03,
+        top_k=11,
+        top_p=0.8,
+    )
+    rows = [
+        History(params, row[:3], row[3:], 0, frozenset({7}), ((3,), (1, 2))) for row in ids.tolist()
+    ]
+    got = torch.full_like(untied, -math.inf)
+    for logits, kept in zip(process(untied, rows), got, strict=True):
+        at, values = left(logits, params)
+        kept[torch.from_numpy(at)] = torch.from_numpy(values)
+    assert torch.equal(got, chain(untied, ids, tuple(range(8))))
+    for other in ((0, 1, 3, 2, 4, 5, 6, 7), (0, 1, 2, 3, 5, 6, 7, 4), (0, 1, 2, 3, 4, 7, 6, 5)):
+        assert not torch.equal(got, chain(untied, ids, other)), (
+            "another order is seen to be another"
+        )
+
+
+def large_rows() -> torch.Tensor:
+    """30 rows of 20,000: from flat to sharp, ties among them, as of half precision, and with most ids banned."""
     generator = torch.Generator().manual_seed(2)
     rows = torch.randn(30, 20_000, generator=generator) * torch.linspace(0.6, 6, 30)[:, None]
     rows[:5] = rows[:5].round()  # ties across the edge
-    expected = TopPLogitsWarper(p)(NO_IDS[:30], rows.clone().double()).float()
-    assert_same_cut(filtered(rows, top_p=p)[5:], expected[5:])
-    got, expected = filtered(rows[:5], top_p=p), expected[:5]
+    rows[5:10] = rows[5:10].bfloat16().float()
+    rows[10:15, 300:] = -math.inf
+    return rows
+
+
+LARGE = large_rows()
+
+
+@pytest.mark.parametrize("p", [1e-9, 0.3, 0.95, 0.9999])
+def test_top_p_of_a_large_vocabulary(p: float) -> None:
+    """Where only a bin is sorted, what is kept is what sorting all keeps: of equals the lower ids."""
+    got = filtered(LARGE, top_p=p)
+    expected = TopPLogitsWarper(p)(NO_IDS[:30], LARGE.clone().double()).float()
     assert_same_cut(got, expected, ties=True)
+    assert_same_cut(got[15:], expected[15:])
+    for row, kept in zip(LARGE[:10], got[:10].isfinite(), strict=True):
+        least = row[kept].min()
+        assert kept[row > least].all()
+        equals = kept[row == least].tolist()
+        assert equals == sorted(equals, reverse=True)
+
+
+@pytest.mark.parametrize("k", [1, 50, 299, 301, 312, 313, 5000, 19_999])
+def test_top_k_of_a_large_vocabulary(k: int) -> None:
+    expected = TopKLogitsWarper(k)(NO_IDS[:30], LARGE.clone())
+    assert_same_cut(filtered(LARGE, top_k=k), expected)
 
 
 def test_a_row_is_a_function_of_itself() -> None:
@@ -131,10 +190,18 @@ def test_a_row_is_a_function_of_itself() -> None:
         History(SamplingParams(**kinds[i % 8]), [1, 2, i % 40], [5, 5, i % 30], i, frozenset({7}))
         for i in range(64)
     ]
-    together = sample(LOGITS[:64], rows)
-    for i, row in enumerate(rows):
-        alone = sample(LOGITS[i : i + 1], [row])
-        assert (alone[0][0], alone[1][0]) == (together[0][i], together[1][i])
+    masks = torch.randint(-(2**31), 2**31, (64, 2), generator=torch.Generator().manual_seed(9))
+    masks = masks.to(torch.int32) | 1  # something is allowed
+    for given in (None, masks):
+        together = sample(LOGITS[:64], rows, given)
+        twins = sample_torch(process(LOGITS[:64], rows, given), rows)
+        for i, row in enumerate(rows):
+            its_mask = None if given is None else given[i : i + 1]
+            logits = LOGITS[i : i + 1].clone()
+            alone = sample(logits, [row], its_mask)
+            assert (alone[0][0], alone[1][0]) == (together[0][i], together[1][i])
+            twin = sample_torch(process(logits, [row], its_mask), [row])
+            assert (twin[0][0], twin[1][0]) == (twins[0][i], twins[1][i])
     lone = [token_logprob(LOGITS[i], 3, 5) for i in range(64)]
     assert lone == [token_logprob(row, 3, 5) for row in LOGITS[:64].clone()]
 
@@ -164,32 +231,67 @@ def test_greedy_takes_the_lowest_of_equals_and_obeys_penalties() -> None:
     assert sample(logits, [History(penalized, [1], [2])])[0] == [3]
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {},
-        {"temperature": 0.6},
-        {"top_k": 6},
-        {"top_p": 0.7},
-        {"min_p": 0.1, "temperature": 1.5},
-    ],
-)
+def race(ids: np.ndarray, logits: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    """What `draw` gives at the positions 0 to draws - 1, all at once: the rule written down a second time."""
+    quartets = np.arange(int(ids.max()) // 4 + 1)
+    first, position = np.tile(quartets, draws), np.repeat(np.arange(draws), len(quartets))
+    words = philox((first, position, 0, 0), (seed, 0))  # type: ignore[arg-type]
+    uniform = (words.T.reshape(draws, -1)[:, ids] + 0.5) / 2**32
+    gumbel = -np.log(-np.log(uniform))
+    return ids[(logits.astype(np.float64) + gumbel).argmax(1)]
+
+
+CUTS = [
+    {},
+    {"temperature": 0.6},
+    {"temperature": 2.0},
+    {"top_k": 6},
+    {"top_p": 0.7},
+    {"top_p": 0.9, "temperature": 0.5},
+    {"min_p": 0.1, "temperature": 1.5},
+    {"min_p": 0.01, "top_k": 30, "top_p": 0.9, "temperature": 1.2},
+]
+
+
+@pytest.mark.parametrize("params", CUTS, ids=str)
 def test_draws_follow_the_exact_distribution(params: dict) -> None:
-    """Chi-square over 50,000 (seed, position) pairs; p is computed in float64 from the kept logits."""
-    logits = torch.randn(1, 20, generator=torch.Generator().manual_seed(3)) * 1.5
-    exact = filtered(logits, **params).double().softmax(-1)[0]
-    draws = 50_000
+    """Chi-square over 100,000 positions; p is computed in float64 from the logits that transformers keeps."""
+    logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(3)) * 1.5
+    expected = logits.clone()
+    for name, warper in (
+        ("temperature", TemperatureLogitsWarper),
+        ("min_p", MinPLogitsWarper),
+        ("top_k", TopKLogitsWarper),
+        ("top_p", TopPLogitsWarper),
+    ):
+        if name in params:
+            expected = warper(params[name])(NO_IDS[:1], expected)
+    exact = expected.double().softmax(-1)[0]
     ids, kept = left(logits[0], SamplingParams(**params))
-    counts = torch.zeros(20, dtype=torch.long)
-    for i in range(draws):
-        token, logprob = draw(ids, kept, i // 500, i % 500)
-        counts[token] += 1
-        if i < 20:
-            assert math.exp(logprob) == pytest.approx(float(exact[token]), rel=1e-6)
+    tokens = race(ids, kept, 11, 100_000)
+    rows = [History(SamplingParams(**params), [0] * at, [], 11) for at in range(300)]
+    for draws in (sample(logits.expand(300, -1), rows), sample_torch(logits.expand(300, -1), rows)):
+        assert draws[0] == tokens[:300].tolist()
+        assert draws[1] == pytest.approx(exact[draws[0]].log().tolist(), abs=2e-6)
+    counts = torch.from_numpy(np.bincount(tokens, minlength=64))
     assert counts[exact == 0].sum() == 0
     support = exact > 0
     assert chi_square_holds(counts[support], exact[support])
     assert not chi_square_holds(counts[support], exact[support].roll(1)), "it has no power"
+    warmer = (expected.double() / 1.03).softmax(-1)[0]
+    assert not chi_square_holds(counts[support], warmer[support]), "3% of temperature are seen"
+
+
+@pytest.mark.skipif(not has_native, reason="the extension was not built")
+@pytest.mark.parametrize("params", [*CUTS, {"temperature": 0.0}], ids=str)
+def test_native_code_and_its_twin_draw_the_same(params: dict) -> None:
+    for logits in (LOGITS, LARGE):
+        rows = [
+            History(SamplingParams(**params), [1] * (i % 9), [2], i) for i in range(len(logits))
+        ]
+        (tokens, shares), (others, other_shares) = sample(logits, rows), sample_torch(logits, rows)
+        assert tokens == others
+        assert shares == pytest.approx(other_shares, abs=2e-6)
 
 
 def chi_square_holds(counts: torch.Tensor, exact: torch.Tensor) -> bool:
@@ -208,13 +310,15 @@ def test_two_models_with_the_same_noise_agree_as_often_as_the_closed_form_says()
     p, q = base.double().softmax(-1), other.double().softmax(-1)
     ratios = torch.maximum(p[None] / p[:, None], q[None] / q[:, None])
     expected = float((1 / ratios.sum(1)).sum())
-    ids = np.arange(24)
-    draws = 30_000
-    same = sum(
-        draw(ids, base.numpy(), 9, at)[0] == draw(ids, other.numpy(), 9, at)[0]
-        for at in range(draws)
+    ids, draws = np.arange(24), 200_000
+    ours, theirs = race(ids, base.numpy(), 9, draws), race(ids, other.numpy(), 9, draws)
+    for at in range(100):
+        assert draw(ids, base.numpy(), 9, at)[0] == ours[at]
+    assert (ours == theirs).mean() == pytest.approx(expected, rel=0.01)
+    apart = race(ids, other.numpy(), 10, draws)
+    assert (ours == apart).mean() < expected * 0.7, (
+        "with noise of its own it agrees by chance alone"
     )
-    assert same / draws == pytest.approx(expected, abs=0.01)
     assert expected < float(torch.minimum(p, q).sum())
 
 
@@ -277,26 +381,3 @@ def test_log_probabilities_are_the_models_own() -> None:
         assert got.logprob == float(expected[5]) and got.sampled == -0.5
         assert got.rank == 1 + int((row > row[5]).sum())
         assert [value for _, value in got.top] == expected.topk(3).values.tolist()
-
-
-def test_philox_gives_the_published_numbers() -> None:
-    """Known answers of Random123's philox4x32-10."""
-    ones = 0xFFFFFFFF
-    digits = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
-    for counter, key, expected in (
-        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((ones,) * 4, (ones, ones), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (*digits, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-    ):
-        got = philox((np.array([counter[0]]), *counter[1:]), key)[:, 0]
-        assert got.tolist() == list(expected)
-
-
-def test_noise_depends_on_seed_position_and_token() -> None:
-    ids = np.arange(1000)
-    noise = exponentials(7, 12, ids)
-    assert np.array_equal(noise[[3, 500]], exponentials(7, 12, np.array([3, 500])))
-    assert noise.mean() == pytest.approx(1, abs=0.1) and (noise > 0).all()
-    others = [exponentials(*key, ids) for key in ((8, 12), (7, 13), (7 + 2**32, 12), (7, 2**32))]
-    assert all(abs(np.corrcoef(noise, other)[0, 1]) < 0.1 for other in others)
-    assert child_seed(7, 0) == 7 and len({child_seed(7, i) for i in range(50)}) == 50

@@ -28,7 +28,9 @@ LONG = {"messages": [{"role": "user", "content": "go on, " * 1000}], "max_tokens
 @pytest.fixture(scope="module")
 def endless_url():
     """Two rows only, and a context so long that an answer would take many minutes."""
-    with served(Engine(random_model(max_seq_len=300_000), max_rows=2)) as url:
+    model = random_model(max_seq_len=300_000)
+    model.tokenizer.stop_ids = frozenset()  # nothing it says ends it
+    with served(Engine(model, max_rows=2)) as url:
         yield url
 
 

@@ -158,10 +158,8 @@ class EngineCore:
     def _span(self, work: Work) -> Span:
         g = work.generation
         tokens = [*g.rest(work.count), *g.drafts]
-        if g.reads_prompt:
-            wanted = work.count
-        else:
-            wanted = 1 + len(g.drafts) if work.count == g.pending else 0
+        draws = 1 + len(g.drafts) if work.count == g.pending else 0
+        wanted = work.count if g.reads_prompt else draws
         return Span(tokens, g.num_computed, g.table, g.num_tokens, wanted, g.adapter)
 
     def _draws(self, work: Sequence[Work], spans: Sequence[Span]) -> list[_Draw]:
@@ -258,9 +256,8 @@ class EngineCore:
         self, work: Sequence[Work], spans: Sequence[Span], hidden_WD: Tensor
     ) -> Iterator[tuple[Generation, Tensor]]:
         """Requests whose prompts are read, each with the hidden states of what this step computed of it."""
-        for w, span, rows in zip(
-            work, spans, hidden_WD.split([s.wanted for s in spans]), strict=True
-        ):
+        wanted = hidden_WD.split([span.wanted for span in spans])
+        for w, rows in zip(work, wanted, strict=True):
             if w.generation.reads_prompt:
                 yield w.generation, rows
 

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from gristmill.engine.generation import Generation
 from gristmill.engine.lookup import Ngrams
 from gristmill.engine.masks import token_masks
-from gristmill.engine.ragged import Span, ragged
 from gristmill.engine.native import NativeRunner
+from gristmill.engine.ragged import Span, ragged
 from gristmill.engine.runner import Runner, RunnerKind, possible_logits, runner_class
 from gristmill.engine.sampler import sample
 from gristmill.errors import RequestError
@@ -25,7 +25,7 @@ from gristmill.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gristmill.formats import Model
 
-Draft: TypeAlias = Union["Model", Literal["ngram", "early-exit"], None]  # noqa: UP007 - a name in quotes
+Draft: TypeAlias = Union["Model", Literal["ngram", "early-exit"], None]
 _EXIT_SHARE = 4  # early exit drafts with a quarter of the layers
 _CATCH_UP = 512  # tokens that a draft model reads in one pass
 

@@ -17,11 +17,12 @@ from gristmill.engine.core import EngineCore, Event
 from gristmill.engine.drafting import Draft, make_drafter
 from gristmill.engine.generation import Generation, Task
 from gristmill.engine.grammar import compile_grammar
-from gristmill.engine.runner import RunnerKind, num_blocks, runner_class
+from gristmill.engine.native import NativeRunner
 from gristmill.engine.philox import child_seed
+from gristmill.engine.runner import RunnerKind, num_blocks, runner_class
 from gristmill.engine.stats import Stats
 from gristmill.engine.text import TextStream
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 from gristmill.lm import (
     LM,
     CacheOverflow,
@@ -53,7 +54,8 @@ class Engine(LM):
     all rows need at full context, or 40% of the free memory. max_rows: requests that run at once.
     step_tokens: tokens computed in one step, where a long prompt is cut. draft: what proposes tokens: another
     model with the same tokenizer, "ngram" for the text itself, "early-exit" for the model's own first
-    layers. draft_tokens: so many at once, or with adaptive_drafts at most so many, as long as they pay. runner: "native" computes a row alike whatever runs beside it.
+    layers. draft_tokens: so many at once, or with adaptive_drafts at most so many, as long as they pay.
+    runner: "native" computes a row alike whatever runs beside it; "auto" takes it where it can.
     """
 
     def __init__(
@@ -187,6 +189,10 @@ class Engine(LM):
         """Serve the PEFT adapter in `path` as `name`, at once and beside others; requests that run with an older
         one of that name end with it. Raises RequestError for a damaged or unfitting one."""
         self._adapters.load(name, path)
+        why_not = NativeRunner.unsupported(self.model.network) if self.runner.exact else None
+        if why_not is not None:
+            self.unload_adapter(name)
+            raise RequestError(f"{path}: {why_not}, or start the engine with runner=\"torch\"")
         self.runner.refresh()
         self._sweep()
 
@@ -303,9 +309,9 @@ class Engine(LM):
             self._core.add(generation)
         while any(g.completion is None for g in generations):
             self._advance()
-        failed = next((g.completion for g in generations if g.completion and g.completion.error), 0)
-        if failed:
-            raise RuntimeError(failed.error)
+        for g in generations:
+            if g.completion is not None and g.completion.error:
+                raise WorkError(g.completion.error)
 
     def _chunks(self, generation: Generation) -> Iterator[Chunk]:
         self.add(generation)

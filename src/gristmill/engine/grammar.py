@@ -6,11 +6,11 @@ Compiled by llguidance, which then says which tokens may come next.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from torch import Tensor
 
@@ -21,9 +21,11 @@ from gristmill.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-_KEPT = 64  # compiled grammars
+_KEPT = 64  # compiled grammars of a tokenizer
 _SPACE = r"[ \n]{0,16}"  # between the tokens of JSON: a weak model would else write blanks for ever
-_vocabularies: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
+_MARK = "\x02"  # no vocabulary merges it with what follows
+_Source = str | tuple[str, ...]
+_compilers: WeakKeyDictionary[Tokenizer, Callable[[str, _Source], Compiled]] = WeakKeyDictionary()
 
 
 class Matcher:
@@ -67,7 +69,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"the grammar cannot go on: {self._matcher.get_error()}")
+            what, *_ = self._matcher.get_error().splitlines() or [""]  # the rest is its inner state
+            raise ValueError(f"the grammar cannot go on: {what}")
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,18 @@ def compile_grammar(grammar: Grammar, tokenizer: Tokenizer) -> Compiled:
     """Raises RequestError, with the place, for a grammar that is wrong or holds what would not be enforced."""
     source = grammar.source
     if isinstance(source, Mapping):
-        source = json.dumps(source)
-    return _compile(grammar.kind, source, tokenizer)
+        try:
+            source = json.dumps(source, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"grammar: the {grammar.kind} is no JSON: {error}") from error
+    if tokenizer not in _compilers:
+        _compilers[tokenizer] = lru_cache(_KEPT)(partial(_compile, _vocabulary(tokenizer)))
+    return _compilers[tokenizer](grammar.kind, source)
 
 
-@lru_cache(_KEPT)
-def _compile(kind: str, source: str | tuple[str, ...], tokenizer: Tokenizer) -> Compiled:
+def _compile(vocabulary: LLTokenizer, kind: str, source: _Source) -> Compiled:
     from llguidance import LLMatcher, grammar_from
 
-    vocabulary = _vocabulary(tokenizer)
     if kind == "json_object":
         kind, source = "json_schema", '{"type": "object"}'
     try:
@@ -106,36 +112,53 @@ def _compile(kind: str, source: str | tuple[str, ...], tokenizer: Tokenizer) -> 
     wrong, notes = LLMatcher.validate_grammar_with_warnings(written, vocabulary)
     if wrong or notes:
         what = "is wrong" if wrong else "holds what cannot be enforced"
-        raise RequestError(f"grammar: the {kind} {what}: {'; '.join(notes)}")
+        raise RequestError(f"grammar: the {kind} {what}: {'; '.join(notes).strip()}")
     return Compiled(LLMatcher(vocabulary, written, log_level=0))
 
 
 def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
-    """The tokenizer as llguidance sees it, made once: a trie of 100,000 tokens takes a while."""
-    from llguidance import LLTokenizer
+    """The tokenizer as llguidance sees it; to be made once: a trie of 100,000 tokens takes a while."""
+    try:
+        from llguidance import LLTokenizer
+    except ImportError as error:
+        raise RequestError(
+            f"grammar: the package llguidance is missing ({error}); pip install llguidance"
+        ) from error
 
-    if tokenizer not in _vocabularies:
-        stops = sorted(tokenizer.stop_ids)
-        if not stops:
-            raise RequestError("grammar: this model's tokenizer has no token that ends a text")
-        _vocabularies[tokenizer] = LLTokenizer(
-            _Wrapper(tokenizer),  # type: ignore[arg-type] - duck-typed, as the library documents
-            n_vocab=tokenizer.vocab_size,
-            eos_token=stops,
+    stops = sorted(tokenizer.stop_ids)
+    if not stops:
+        raise RequestError("grammar: this model's tokenizer has no token that ends a text")
+    if tokenizer.spelling is None:
+        raise RequestError(
+            "grammar: what this model's tokens say depends on their neighbours, so texts cannot be held to a form"
         )
-    return _vocabularies[tokenizer]
+    wrapper = _Wrapper(tokenizer)
+    vocabulary = LLTokenizer(
+        wrapper,  # type: ignore[arg-type] - duck-typed, as the library documents
+        n_vocab=tokenizer.vocab_size,
+        eos_token=stops,
+    )
+    wrapper.greedy = vocabulary.greedy_tokenize
+    return vocabulary
 
 
 class _Wrapper:
-    """What `LLTokenizer` asks of a tokenizer."""
+    """What `LLTokenizer` asks of a tokenizer, which it does not keep alive."""
 
     is_tokenizer_wrapper = True
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = proxy(tokenizer)
+        self.greedy: Callable[[str], list[int]] | None = None
         self.eos_token_id, self.bos_token_id = min(tokenizer.stop_ids), tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
         self.special_token_ids = [i for i in range(tokenizer.vocab_size) if tokenizer.is_special(i)]
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        """Tokens that say exactly this. `encode` may put a space before it (SentencePiece) or change it (NFC)."""
+        for mark in ("", _MARK):
+            skipped = len(self._tokenizer.encode(mark))
+            ids = self._tokenizer.encode(mark + text)[skipped:]
+            if b"".join(self.tokens[id] for id in ids) == text.encode():
+                return ids
+        return self.greedy(text) if self.greedy is not None else []

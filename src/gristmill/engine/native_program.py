@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gristmill.adapters import Lora, adapters_of
 from gristmill.kernels import TYPES, Int8Linear, array, extension
-from gristmill.model import SLIDING, Block, Linear, ModelConfig, Transformer
+from gristmill.model import SLIDING, Block, Linear, Transformer
 from gristmill.model.attention import Attention
 from gristmill.model.layers import MLP, LayerNorm, PlusOneRMSNorm, RMSNorm
 from gristmill.model.moe import MoE
@@ -36,6 +36,8 @@ class Program:
 
 def obstacle(network: Transformer) -> str | None:
     """What of this network native code does not know; None: nothing."""
+    if type(network) is not Transformer:
+        return f"{type(network).__name__} may compute otherwise than the Transformer it derives from"
     if network.config.latent is not None:
         return "multi-head latent attention has no native code yet"
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):

@@ -70,10 +70,9 @@ class PagedKV:
         self._config, self._block_size = network.config, block_size
         weight, (heads, key_width, value_width) = network.head_weight, network.config.cached
         shape = (network.config.num_layers, num_blocks * block_size, heads)
-        kind = dict(dtype=weight.dtype, device=weight.device)
         # Unused slots are read under the mask, so they must be finite; untouched pages cost no memory.
-        self.keys = torch.zeros(*shape, key_width, **kind)
-        self.values = torch.zeros(*shape, value_width, **kind)
+        self.keys = weight.new_zeros((*shape, key_width))
+        self.values = weight.new_zeros((*shape, value_width))
 
     def begin(self, batch: RaggedBatch) -> None:
         """Lay out a step: requests with equally many tokens attend together."""

@@ -1,4 +1,4 @@
-"""Temperature, min-p, top-k, top-p and the draw for many rows at once; the twin is `engine.sampler`'s `left` and `draw`."""
+"""Temperature, min-p, top-k, top-p and the draw for many rows at once; the twin is `engine.sampler.sample_torch`."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ class Server:
         if ask.unknown:
             names = json.dumps(ask.unknown[:20])  # ASCII, whatever the names hold
             headers["x-gristmill-warning"] = f"fields without effect: {names}"
+        assert ask.params.seed is not None  # `parse` chooses one
         envelope = Envelope(self.name, ask.params.seed, ask.include_usage)
         index = self.index if ask.retrieval else None
         running = Running(self.worker, ask, index)

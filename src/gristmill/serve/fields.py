@@ -177,7 +177,7 @@ def _params(body: dict[str, Any], context: int) -> SamplingParams:
         repetition_penalty=_number(body, "repetition_penalty", 0, 100, 1.0, above=True),
         frequency_penalty=_number(body, "frequency_penalty", -2, 2, 0.0),
         presence_penalty=_number(body, "presence_penalty", -2, 2, 0.0),
-        seed=secrets.randbits(31) if seed is None else seed,
+        seed=secrets.randbits(31) if seed is None else seed % 2**64,
         stop=tuple(stop),
         stop_token_ids=tuple(stop_ids),
         logprobs=(alternatives or 0) if wanted else None,
