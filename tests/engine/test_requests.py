@@ -8,7 +8,7 @@ import torch
 from gristmill.adapters import LoraConfig, adapters_by_row, add_lora, save_adapter, unload_adapter
 from gristmill.engine import Engine
 from gristmill.errors import RequestError
-from gristmill.lm import CacheOverflow, Request, SamplingParams
+from gristmill.lm import CacheOverflow, Grammar, Request, SamplingParams
 from tests.tiny_model import PROMPTS, random_model
 
 PROMPT = PROMPTS[5]
@@ -203,6 +203,15 @@ def test_one_that_fails_does_not_touch_the_others(model):
     assert failed is not None and failed.finish_reason == "error"
     assert "a processor broke" in (failed.error or "")
     assert [generations[i].completion for i in (0, 2)] == [expected[i] for i in (0, 2)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_nothing_may_be_said_that_request_fails(model, temperature):
+    none = Grammar("choice", ("word",))
+    params = drawn(temperature=temperature, grammar=none, allowed_token_ids=(5,))
+    failed, fine = Engine(model).generate([Request("x", params), Request("x", drawn())])
+    assert failed.finish_reason == "error" and "leave no token" in (failed.error or "")
+    assert fine == Engine(model).generate([Request("x", drawn())])[0]
 
 
 def test_streams_side_by_side(model):

@@ -30,6 +30,7 @@ from gristmill.engine.runner import Runner, possible_logits
 from gristmill.engine.sampler import sample, token_logprob
 from gristmill.engine.scheduler import Plan, Scheduler, Work
 from gristmill.engine.stats import Stats
+from gristmill.errors import WorkError
 from gristmill.lm import Chunk
 
 Event = tuple[Generation, Chunk]
@@ -204,7 +205,7 @@ class EngineCore:
                 chunk = self._append(g, tokens[these], sampled[these], logits[these])
             except Exception as error:  # whatever it is, it is this request's alone
                 log.exception("a request failed")
-                chunk = g.end("error", error=f"{type(error).__name__}: {error}")
+                chunk = g.end("error", error=str(error) or type(error).__name__)
             events.append((g, chunk))
         for d in draws:
             d.generation.siblings = []
@@ -229,6 +230,8 @@ class EngineCore:
         for i, token in enumerate(drawn):
             if i < forced:
                 token = g.forced.pop(0)
+            elif sampled[i] == float("-inf"):
+                raise WorkError("grammar, allowed tokens and bad words together leave no token")
             if g.params.logprobs is not None:
                 share = 0.0 if i < forced else sampled[i]  # nothing else could come
                 top = g.params.logprobs

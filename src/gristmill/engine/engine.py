@@ -192,7 +192,7 @@ class Engine(LM):
         why_not = NativeRunner.unsupported(self.model.network) if self.runner.exact else None
         if why_not is not None:
             self.unload_adapter(name)
-            raise RequestError(f"{path}: {why_not}, or start the engine with runner=\"torch\"")
+            raise RequestError(f'{path}: {why_not}, or start the engine with runner="torch"')
         self.runner.refresh()
         self._sweep()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, proxy
 
@@ -132,14 +132,11 @@ def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
         raise RequestError(
             "grammar: what this model's tokens say depends on their neighbours, so texts cannot be held to a form"
         )
-    wrapper = _Wrapper(tokenizer)
-    vocabulary = LLTokenizer(
-        wrapper,  # type: ignore[arg-type] - duck-typed, as the library documents
+    return LLTokenizer(
+        _Wrapper(tokenizer),  # type: ignore[arg-type] - duck-typed, as the library documents
         n_vocab=tokenizer.vocab_size,
         eos_token=stops,
     )
-    wrapper.greedy = vocabulary.greedy_tokenize
-    return vocabulary
 
 
 class _Wrapper:
@@ -149,7 +146,6 @@ class _Wrapper:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = proxy(tokenizer)
-        self.greedy: Callable[[str], list[int]] | None = None
         self.eos_token_id, self.bos_token_id = min(tokenizer.stop_ids), tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
         self.special_token_ids = [i for i in range(tokenizer.vocab_size) if tokenizer.is_special(i)]
@@ -161,4 +157,24 @@ class _Wrapper:
             ids = self._tokenizer.encode(mark + text)[skipped:]
             if b"".join(self.tokens[id] for id in ids) == text.encode():
                 return ids
-        return self.greedy(text) if self.greedy is not None else []
+        return self._longest_first(text.encode())
+
+    def _longest_first(self, said: bytes) -> list[int]:
+        ids: list[int] = []
+        while said:
+            ends = range(min(len(said), self._longest), 0, -1)
+            end = next((end for end in ends if said[:end] in self._ids), 0)
+            if end == 0:  # a byte that no token says
+                break
+            ids.append(self._ids[said[:end]])
+            said = said[end:]
+        return ids
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        specials = set(self.special_token_ids)
+        return {token: id for id, token in enumerate(self.tokens) if token and id not in specials}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._ids), default=0)

@@ -37,7 +37,9 @@ class Program:
 def obstacle(network: Transformer) -> str | None:
     """What of this network native code does not know; None: nothing."""
     if type(network) is not Transformer:
-        return f"{type(network).__name__} may compute otherwise than the Transformer it derives from"
+        return (
+            f"{type(network).__name__} may compute otherwise than the Transformer it derives from"
+        )
     if network.config.latent is not None:
         return "multi-head latent attention has no native code yet"
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):

@@ -54,15 +54,20 @@ def sample(
 ) -> tuple[list[int], list[float]]:
     """The next token of every row, and its log-probability in what it was drawn from.
 
-    masks: int32 [B, ⌈V/32⌉], a set bit for an allowed token. Raises nothing for a row where nothing is allowed: it
-    gives token 0 with probability 0.
+    masks: int32 [B, ⌈V/32⌉], a set bit for an allowed token. A row where nothing is left gives token 0 with
+    log-probability -inf.
     """
     logits = process(logits_BV.float(), rows, masks)
     if all(row.greedy for row in rows):
-        return _likeliest(logits), [0.0] * len(rows)
-    if has_native and logits.is_cpu:
-        return sample_native(logits, _native_rows(rows))
-    return sample_torch(logits, rows)
+        tokens, logprobs = _likeliest(logits), [0.0] * len(rows)
+    elif has_native and logits.is_cpu:
+        tokens, logprobs = sample_native(logits, _native_rows(rows))
+    else:
+        tokens, logprobs = sample_torch(logits, rows)
+    if masks is not None or any(_changes(row) for row in rows):
+        chosen = logits[range(len(rows)), tokens].tolist()
+        logprobs = [_NEVER if c == _NEVER else p for c, p in zip(chosen, logprobs, strict=True)]
+    return tokens, logprobs
 
 
 def sample_torch(logits: Tensor, rows: Sequence[History]) -> tuple[list[int], list[float]]:

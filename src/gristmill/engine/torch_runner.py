@@ -6,6 +6,7 @@ differently in batches of different sizes, so results here are equal within roun
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -70,9 +71,9 @@ class PagedKV:
         self._config, self._block_size = network.config, block_size
         weight, (heads, key_width, value_width) = network.head_weight, network.config.cached
         shape = (network.config.num_layers, num_blocks * block_size, heads)
-        # Unused slots are read under the mask, so they must be finite; untouched pages cost no memory.
-        self.keys = weight.new_zeros((*shape, key_width))
-        self.values = weight.new_zeros((*shape, value_width))
+        # Unused slots are read under the mask, so they must be finite.
+        self.keys = _zeros((*shape, key_width), weight)
+        self.values = _zeros((*shape, value_width), weight)
 
     def begin(self, batch: RaggedBatch) -> None:
         """Lay out a step: requests with equally many tokens attend together."""
@@ -122,3 +123,11 @@ class PagedKV:
             kept[:, target * size : (target + 1) * size] = kept[
                 :, source * size : (source + 1) * size
             ]
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """On the CPU by numpy, which leaves untouched pages to the system: torch writes every zero."""
+    if not like.is_cpu:
+        return like.new_zeros(shape)
+    size = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
