@@ -24,6 +24,11 @@ struct Dot {
   const float* scale;  // [out]; null: 1
   const float* bias;   // [out]; null: 0
   bool add;
+  // Elements [begin, end) of the rows are computed with, multiples of 16 but for in itself. Unless that is all, sums
+  // are kept from one call to the next in `carry`: [weight rows from carry_row on][rows][16].
+  size_t begin, end;
+  float* carry;
+  size_t carry_row;
 };
 
 // Where a layer's keys and values lie: position p of a request is in block table[p / block_size].
@@ -60,6 +65,9 @@ struct Query {
 
 struct Kernels {
   int tile_rows;   // most rows of x in a Dot
+  // Elements at once of longer rows when x has many: so much of a tile of x stays in the first-level cache while a
+  // block of weight rows passes by. avx512 has registers for larger tiles and the second level is fast enough.
+  size_t piece;
   int query_rows;  // queries that `attend` takes at once
   void (*dot[4])(const Dot&, size_t begin, size_t end);  // by Type: weight rows [begin, end)
   void (*widen[4])(const void* from, float* to, size_t n);

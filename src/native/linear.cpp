@@ -14,6 +14,8 @@ namespace {
 
 constexpr size_t kChunkBytes = 32 * 1024;   // of weights: the least that is worth another thread
 constexpr size_t kBlockBytes = 256 * 1024;  // of weights beside which tiles of x have room in a 1 MB cache
+constexpr size_t kCarryBytes = 16 * 1024;   // of sums that wait for the next piece
+constexpr size_t kFewTiles = 4;             // of x; with more, multiply-adds matter and not the memory
 constexpr size_t kRowStep = 24;             // a multiple of most tiles' weight rows
 
 // Rows of x cut into tiles of nearly equal size, each packed as the kernels read it.
@@ -63,9 +65,12 @@ void linear(const Kernels& k, const Linear* layers, size_t count, const float* x
   const size_t least = std::max<size_t>(1, kChunkBytes / row_bytes / std::min<size_t>(rows, 16));
   const size_t even = all / (8 * size_t(std::max(threads, 1))) + 1;
   const size_t chunk_rows = (std::max(least, even) + kRowStep - 1) / kRowStep * kRowStep;
-  const size_t block_bytes = tiles.count > 4 ? kBlockBytes : 1;
-  const size_t block =
-      tiles.count == 1 ? chunk_rows : std::max<size_t>(1, block_bytes / row_bytes / kRowStep) * kRowStep;
+  const bool many = tiles.count > kFewTiles;
+  const size_t pieces = many ? (in + k.piece - 1) / k.piece : 1;
+  const size_t piece = whole_lanes((in + pieces - 1) / pieces);
+  const size_t most = pieces > 1 ? kCarryBytes / (size_t(k.tile_rows) * kLanes * 4) : chunk_rows;
+  const size_t fitting = many ? std::min(most, kBlockBytes / row_bytes) : tiles.count == 1 ? chunk_rows : 1;
+  const size_t block = std::max(kRowStep, fitting / kRowStep * kRowStep);
   size_t chunks = 0;
   for (size_t i = 0; i < count; ++i) chunks += (layers[i].out + chunk_rows - 1) / chunk_rows;
   parallel(threads, chunks, [&](size_t chunk) {
@@ -73,13 +78,20 @@ void linear(const Kernels& k, const Linear* layers, size_t count, const float* x
     for (size_t here; chunk >= (here = (layers[i].out + chunk_rows - 1) / chunk_rows); ++i) chunk -= here;
     const Linear& layer = layers[i];
     const size_t stop = std::min(layer.out, (chunk + 1) * chunk_rows);
+    static thread_local Scratch scratch;
+    float* carry = pieces > 1 ? scratch.floats(block * size_t(k.tile_rows) * kLanes) : nullptr;
     for (size_t row = chunk * chunk_rows; row < stop; row += block)
-      for (size_t t = 0; t < tiles.count; ++t) {
-        const size_t first = tiles.begin(t);
-        const Dot dot{layer.weight.data, in,          packed + first * width, tiles.size(t), layer.y + first * layer.y_stride,
-                      layer.y_stride,    layer.scale, layer.bias,             layer.add};
-        k.dot[int(layer.weight.type)](dot, row, std::min(stop, row + block));
-      }
+      for (size_t t = 0; t < tiles.count; ++t)
+        for (size_t begin = 0; begin < in; begin += piece) {
+          const size_t first = tiles.begin(t);
+          Dot dot{};
+          dot.weight = layer.weight.data, dot.scale = layer.scale, dot.bias = layer.bias, dot.add = layer.add;
+          dot.x = packed + first * width, dot.rows = tiles.size(t);
+          dot.y = layer.y + first * layer.y_stride, dot.y_stride = layer.y_stride;
+          dot.in = in, dot.begin = begin, dot.end = std::min(in, begin + piece);
+          dot.carry = carry, dot.carry_row = row;
+          k.dot[int(layer.weight.type)](dot, row, std::min(stop, row + block));
+        }
   });
 }
 

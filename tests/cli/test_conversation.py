@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -11,7 +10,6 @@ import re
 import select
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
@@ -172,7 +170,13 @@ class Terminal:
 
     def __init__(self, *arguments: object) -> None:
         self._fd, far = pty.openpty()
-        command = [sys.executable, "-m", "gristmill.cli.main", *map(str, arguments)]
+        # Not by preexec_fn, which may hang in a process that has threads.
+        take = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            "os.execv(sys.executable, sys.argv[1:])"
+        )
+        program = [sys.executable, "-m", "gristmill.cli.main", *map(str, arguments)]
+        command = [sys.executable, "-c", take, *program]  # Ctrl-C reaches it
         env = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
         self.process = subprocess.Popen(
             command,
@@ -181,7 +185,6 @@ class Terminal:
             stderr=far,
             env=env,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C reaches it
         )
         os.close(far)
         self.until("› ")

@@ -71,7 +71,7 @@ def test_drafts_change_nothing_but_speed(gristmill, taught) -> None:
         (["x", "--regex", "a", "--choice", "b"], "--regex and --choice exclude each other"),
         (["x", "--json-schema", "nowhere.json"], "there is no file nowhere.json"),
         (["x", "--regex", "["], "regex"),
-        (["x", "--n", "0"], "n must be at least 1"),
+        (["x", "--n", "0"], "n must be 1 to 1024"),
         (["x", "--draft", "nowhere"], "there is no model at nowhere"),
     ],
 )
