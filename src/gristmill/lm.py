@@ -12,7 +12,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 
 Message = dict[str, str]
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -252,6 +252,12 @@ class Completion:
     cached_tokens: int = field(default=0, compare=False)  # says how it was made, not what it is
     alternatives: tuple[Completion, ...] = ()
     error: str | None = None
+
+    def checked(self) -> Completion:
+        """Itself. Raises WorkError where it ended by an error."""
+        if self.error is not None:
+            raise WorkError(self.error)
+        return self
 
 
 @dataclass(frozen=True)

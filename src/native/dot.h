@@ -20,7 +20,7 @@ constexpr size_t kPiece = 16 * 1024;
 constexpr int weight_rows(int M) { return M <= 2 ? 8 : M <= 4 ? 6 : M == 5 ? 5 : 4; }
 #elif defined(__AVX2__)
 constexpr int kTileRows = 4;
-constexpr size_t kPiece = 512;
+constexpr size_t kPiece = 1024;
 constexpr int weight_rows(int M) { return M == 1 || M == 3 ? 4 : 3; }
 #else
 constexpr int kTileRows = 2;

@@ -65,12 +65,13 @@ struct Row {
     size_t i = 0;
     for (; i + kLanes <= n; i += kLanes)
       for (size_t j = 0; j < kLanes; ++j) {
-        const float value = logits[i + j] / temperature;
+        const float given = logits[i + j] / temperature, value = given == given ? given : kNever;  // NaN: never
         scaled[i + j] = value;
         peaks[j] = peaks[j] < value ? value : peaks[j];
       }
     for (size_t j = 0; i + j < n; ++j) {
-      scaled[i + j] = logits[i + j] / temperature;
+      const float given = logits[i + j] / temperature;
+      scaled[i + j] = given == given ? given : kNever;
       peaks[j] = std::max(peaks[j], scaled[i + j]);
     }
     largest = *std::max_element(peaks, peaks + kLanes);

@@ -117,7 +117,7 @@ def written(grammar: Grammar, seed: int, most: int = 600) -> tuple[str, bool]:
             continue
         logits = torch.randn(1, 512, generator=generator) * 2
         logits[0, list(tokenizer().stop_ids)] += 3.0
-        masks = token_masks([(matcher, [], 0)], tokenizer().vocab_size)
+        masks, _ = token_masks([(matcher, [], 0)], tokenizer().vocab_size)
         (token,), _ = sample(logits, [History(params, [], output, seed)], masks)
         if token in tokenizer().stop_ids:
             return tokenizer().decode(output), True
@@ -146,7 +146,7 @@ def accepts(grammar: Grammar, text: str) -> bool:
         return False
     for id in ids:
         matcher.consume(id)
-    return matcher.accepting
+    return matcher._matcher.is_accepting()
 
 
 def test_every_value_of_a_schema_can_be_written():
@@ -237,20 +237,20 @@ def test_validate_roll_back_and_copies():
     compiled = compile_grammar(Grammar("regex", "abc(def|xyz)"), tokenizer())
     one, other = compiled.matcher(), compiled.matcher()
     letters = [tokenizer().encode(c)[0] for c in "abcdef"]
-    before = token_masks([(one, [], 0)], 512)
+    before, _ = token_masks([(one, [], 0)], 512)
     assert one.validate(letters) == 6 and one.validate([*letters[:4], letters[0]]) == 4
-    masks = token_masks([(one, letters[:3], 0), (None, [], 0)], 512)
+    masks, _ = token_masks([(one, letters[:3], 0), (None, [], 0)], 512)
     assert masks is not None and before is not None
     assert torch.equal(masks[:1], before) and bool((masks[4] == -1).all())
     for token in letters:
         one.consume(token)
-    assert one.accepting and not other.accepting
+    assert one._matcher.is_accepting() and not other._matcher.is_accepting()
     with pytest.raises(ValueError, match="grammar"):
         other.consume(letters[1])
 
 
 def allowed(matcher) -> list[int]:
-    masks = token_masks([(matcher, [], 0)], tokenizer().vocab_size)
+    masks, _ = token_masks([(matcher, [], 0)], tokenizer().vocab_size)
     assert masks is not None
     return [i for i in range(masks.shape[1] * 32) if int(masks[0, i // 32]) >> i % 32 & 1]
 
@@ -284,7 +284,7 @@ def test_only_tokens_of_the_vocabulary_and_the_end_where_the_text_is_complete():
     assert not set(allowed(some)) & set(ends)
     some.consume(x)
     some.consume(x)
-    assert set(ends) < set(allowed(some)) and some.accepting and not some.stopped
+    assert set(ends) < set(allowed(some)) and some._matcher.is_accepting() and not some.stopped
     assert allowed(compile_grammar(Grammar("regex", ""), tokenizer()).matcher()) == ends
 
 

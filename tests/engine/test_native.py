@@ -12,6 +12,7 @@ from gristmill import kernels
 from gristmill.adapters import LoraConfig, activate, adapters_by_row, add_lora, merge
 from gristmill.engine.native import NativeRunner
 from gristmill.engine.ragged import Span, ragged
+from gristmill.errors import RequestError
 from gristmill.formats import load_network
 from gristmill.model import SLIDING, Transformer
 from gristmill.quantize.int8 import quantize_network
@@ -191,8 +192,11 @@ def test_the_active_adapter_is_for_those_who_name_none(root: Path):
 def test_what_it_cannot_run_it_names(root: Path):
     assert "latent" in (NativeRunner.unsupported(network_of("deepseek_v3", root)) or "")
     network = network_of("llama", root)
+    runner = NativeRunner(network, 2, BLOCK)
     add_lora(network, LoraConfig(rank=2, dora=True))
     assert "DoRA" in (NativeRunner.unsupported(network) or "")
+    with pytest.raises(RequestError, match="DoRA"):
+        runner.refresh()
     network = network_of("llama", root)
     network.model.layers[0].mlp.register_forward_hook(lambda *_: None)
     assert "hook" in (NativeRunner.unsupported(network) or "")

@@ -7,7 +7,7 @@ import torch
 
 from gristmill.adapters import LoraConfig, adapters_by_row, add_lora, save_adapter, unload_adapter
 from gristmill.engine import Engine
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 from gristmill.lm import CacheOverflow, Grammar, Request, SamplingParams
 from tests.tiny_model import PROMPTS, random_model
 
@@ -235,3 +235,108 @@ def test_a_stream_left_early_gives_its_blocks_back(model):
     stream.close()
     engine.step()
     assert not engine.busy
+
+
+@pytest.mark.parametrize("draft", [None, "ngram", "early-exit"])
+def test_a_grammar_too_complex_for_its_library_fails_alone(model, draft):
+    engine = Engine(model, draft=draft, adaptive_drafts=False)
+    monster = drawn(grammar=Grammar("regex", "(a?){400}a{400}"), max_tokens=20)
+    fine = Request(PROMPTS[1], drawn())
+    (expected,) = Engine(model).generate([fine])
+    for _ in range(2):  # the second time it is compiled already
+        failed, other = engine.generate([Request("x", monster), fine])
+        assert failed.finish_reason == "error" and failed.error
+        assert other == expected
+        with pytest.raises(WorkError):
+            failed.checked()
+
+
+def test_drafts_end_where_a_grammar_does(model):
+    for kept in (dict(ignore_eos=True), dict(min_tokens=20)):
+        params = drawn(grammar=Grammar("regex", "[ab]{1,3}"), max_tokens=30, **kept)
+        plain = Engine(model).generate([Request("x", params)])
+        engine = Engine(model, draft="early-exit", adaptive_drafts=False)
+        assert engine.generate([Request("x", params)]) == plain
+
+
+def test_adapters_and_drafts_together(tmp_path):
+    model = random_model()
+    for seed in (1, 2):
+        make_adapter(model, tmp_path / str(seed), seed)
+    expected = []
+    for draft in (None, "early-exit", "ngram"):
+        engine = Engine(model, draft=draft, adaptive_drafts=False)
+        engine.load_adapter("a", tmp_path / "1")
+        asked = [Request(PROMPT, drawn(temperature=0.0), adapter=name) for name in (None, "a")]
+        expected.append(engine.generate(asked))
+        engine.load_adapter("a", tmp_path / "2")
+        expected[-1] += engine.generate(asked[1:])
+        waiting = engine.stream(asked[1])  # prepared, not yet added
+        engine.unload_adapter("a")
+        assert "".join(chunk.text for chunk in waiting) == expected[-1][2].text
+    assert expected[0] == expected[1] == expected[2]
+
+
+def test_an_adapter_that_cannot_be_run_leaves_the_good_one(tmp_path):
+    model = random_model()
+    make_adapter(model, tmp_path / "good", 1)
+    add_lora(model.network, LoraConfig(rank=4, dora=True), "dora")
+    save_adapter(model.network, tmp_path / "dora", "dora")
+    unload_adapter(model.network, "dora")
+    engine = Engine(model)
+    engine.load_adapter("a", tmp_path / "good")
+    (before,) = engine.generate([Request(PROMPT, drawn(), adapter="a")])
+    with pytest.raises(RequestError, match="DoRA"):
+        engine.load_adapter("a", tmp_path / "dora")
+    assert engine.generate([Request(PROMPT, drawn(), adapter="a")]) == [before]
+
+
+def test_forced_tokens_obey_other_bans(model):
+    params = drawn(grammar=Grammar("regex", "[a]bc"), bad_words=("b",))
+    (out,) = Engine(model).generate([Request("x", params)])
+    assert "b" not in out.text and out.finish_reason == "error"
+
+
+def test_cached_tokens_are_of_the_prompt_and_counted_once(model):
+    engine = Engine(model, cache_tokens=384, max_rows=12)
+    params = drawn(max_tokens=60, ignore_eos=True)
+    asked = [Request(token_ids=[65 + i] * 20, params=params) for i in range(12)]
+    found = engine.generate(asked)
+    assert engine.stats.preemptions > 0
+    assert all(c.cached_tokens <= c.prompt_tokens for c in found)
+    assert engine.stats.prefix_cache_queries == 12 * 20
+    (several,) = engine.generate([Request(token_ids=[70] * 20, params=drawn(n=3))])
+    assert {c.cached_tokens for c in (several, *several.alternatives)} == {several.cached_tokens}
+
+
+def test_newcomers_get_their_share_beside_many_that_decode(model):
+    """A quarter of the budget is kept for prompts, whatever drafts and rows would take."""
+    for kept in (dict(step_tokens=4), dict(step_tokens=36, draft="ngram", adaptive_drafts=False)):
+        engine = Engine(model, max_rows=5, prefix_caching=False, **kept)
+        loop = [65, 66] * 8
+        for _ in range(4):
+            engine.add(
+                engine.prepare(
+                    Request(token_ids=loop, params=drawn(max_tokens=150, ignore_eos=True))
+                )
+            )
+        for _ in range(30):
+            engine.step()
+        newcomer = engine.prepare(Request(token_ids=[90] * 8, params=drawn(max_tokens=1)))
+        engine.add(newcomer)
+        steps = 0
+        while newcomer.completion is None:
+            engine.step()
+            steps += 1
+        assert steps <= 8, "eight tokens, one a step at the least"
+
+
+def test_a_short_prompt_with_a_long_ones_beginning_waits_for_that_alone(model):
+    engine = Engine(model, step_tokens=16)
+    long = engine.prepare(Request(token_ids=[65] * 16 + [70] * 150, params=drawn(max_tokens=1)))
+    short = engine.prepare(Request(token_ids=[65] * 16 + [71] * 4, params=drawn(max_tokens=1)))
+    engine.add(long)
+    engine.add(short)
+    for _ in range(3):
+        engine.step()
+    assert short.completion is not None and long.completion is None

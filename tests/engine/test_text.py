@@ -157,3 +157,9 @@ def test_stop_strings_before_the_least_number_of_tokens_are_text() -> None:
     ):
         pieces, got = stream(ids, (".",), min_tokens=least)
         assert got.text == "".join(pieces) == expected, least
+
+
+def test_a_stop_string_may_begin_before_the_least_number_of_tokens() -> None:
+    pieces, got = stream(in_bytes("abcdef"), ("cd",), min_tokens=4)
+    assert got.stopped and "".join(pieces) == "abc", "what was shown is not taken back"
+    assert stream(in_bytes("abcdef"), ("cd",), min_tokens=5)[1].text == "abcdef"

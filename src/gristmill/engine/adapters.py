@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gristmill.adapters import activate, load_adapter, unload_adapter
+from gristmill.adapters import activate, adapters_of, load_adapter, unload_adapter
 from gristmill.errors import RequestError
 from gristmill.formats import FAMILIES
 
@@ -18,16 +20,21 @@ class Residents:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._loaded = 0
+        self._used: set[str] = set()
         self.serving: dict[str, str] = {}
         self.retired: set[str] = set()  # still on the network, for those who run with them
 
-    def load(self, name: str, path: str | Path) -> None:
+    def load(self, name: str, path: str | Path, why_not: Callable[[], str | None]) -> None:
+        """`why_not` is asked with the adapter on the network; when it says something, the adapter is refused."""
         network, config = self._model.network, self._model.config
-        resident = f"{name}-{self._loaded}"
+        taken = {*adapters_of(network), *self._used}  # by other engines on this network too
+        resident = next(r for n in count() if (r := f"{name}-{n}") not in taken)
         load_adapter(network, path, resident, FAMILIES[config.family].rules(config))
         activate(network, None)  # rows choose; the model alone is the base
-        self._loaded += 1
+        if (reason := why_not()) is not None:
+            unload_adapter(network, resident)
+            raise RequestError(f"{path}: {reason}")
+        self._used.add(resident)
         self._retire(name)
         self.serving[name] = resident
 

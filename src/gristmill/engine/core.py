@@ -34,6 +34,7 @@ from gristmill.errors import WorkError
 from gristmill.lm import Chunk
 
 Event = tuple[Generation, Chunk]
+Masks = tuple[Tensor | None, dict[int, Exception]]
 
 log = logging.getLogger("gristmill.engine")
 
@@ -97,8 +98,10 @@ class EngineCore:
         hidden_WD = self.runner.hidden(ragged(spans, self._pool.block_size))
         for g, rows_TD in self._reading(plan.work, spans, hidden_WD):
             read_prompt(self.runner, g, rows_TD)
-        for work in plan.work:
-            work.generation.num_computed += work.count
+        for g, count in ((work.generation, work.count) for work in plan.work):
+            g.num_computed += count
+            if g.pending:  # whose prompt begins alike need not wait for all of it
+                self._pool.publish(g.prefix, g.tokens, g.table, g.num_computed)
         events += self._draw(draws, hidden_WD, masks)
         for g in (work.generation for work in plan.work):
             if g.task != "generate" and g.pending == 0:
@@ -115,6 +118,8 @@ class EngineCore:
         present = [*self.scheduler.running, *self.scheduler.waiting]
         cancelled = [g for g in present if g.cancelled]
         for g in cancelled:
+            for sibling in g.siblings:  # of one request
+                sibling.cancelled = True
             self._leave(g)
         return [(g, g.end("abort")) for g in cancelled]
 
@@ -129,6 +134,8 @@ class EngineCore:
     def _plan(self) -> Plan:
         for g in [g for g in self.scheduler.running if g.outgrew_frequencies]:
             self.scheduler.restart(g)
+        if self._drafter is not None:
+            self._drafter.follow(self.scheduler.running)
         plan = self.scheduler.schedule(self._drafts_wanted)
         for source, target in plan.copies:
             self.runner.copy_block(source, target)
@@ -143,7 +150,7 @@ class EngineCore:
             self._pace.took(self._drafter.propose(asked))
             for g, _ in asked:
                 if g.matcher is not None:
-                    g.drafts = _allowed(g.drafts, g)
+                    g.drafts = g.drafts[: g.matcher.validate(g.drafts)]
         return plan
 
     def _drafts_wanted(self, g: Generation, rows: int) -> int:
@@ -166,15 +173,18 @@ class EngineCore:
     def _draws(self, work: Sequence[Work], spans: Sequence[Span]) -> list[_Draw]:
         """Who draws in this step; other answers to a prompt draw where it ends, and run from there."""
         draws: list[_Draw] = []
-        end = 0
+        end, free = 0, self.scheduler.max_rows - len(self.scheduler.running)
         for w, span in zip(work, spans, strict=True):
             g, end = w.generation, end + span.wanted
             if w.count == g.pending and g.task == "generate":
                 draws.append(_Draw(g, range(end - 1 - len(g.drafts), end)))
+                self.scheduler.waiting.extend(g.siblings[free:])  # for whom there is no row
+                g.siblings = g.siblings[:free]
+                free -= len(g.siblings)
                 draws += [_Draw(sibling, range(end - 1, end)) for sibling in g.siblings]
         return draws
 
-    def _begin_masks(self, draws: Sequence[_Draw]) -> Future[Tensor | None] | None:
+    def _begin_masks(self, draws: Sequence[_Draw]) -> Future[Masks] | None:
         """The grammars' masks are made while the network computes: they need only the tokens so far."""
         if all(d.generation.matcher is None for d in draws):
             return None
@@ -184,24 +194,30 @@ class EngineCore:
         return self._grammar_thread.submit(token_masks, asked, self._vocab_size)
 
     def _draw(
-        self, draws: Sequence[_Draw], hidden_WD: Tensor, masks: Future[Tensor | None] | None
+        self, draws: Sequence[_Draw], hidden_WD: Tensor, masks: Future[Masks] | None
     ) -> list[Event]:
         """Draw for every row; keep of each request's tokens what goes together."""
         if not draws:
             return []
         rows = [row for d in draws for row in d.rows]
-        logits = self.runner.logits(hidden_WD[rows])
-        allowed = None if masks is None else masks.result()
+        once = list(dict.fromkeys(rows))  # answers to one prompt draw after the same row
+        logits = self.runner.logits(hidden_WD[once])
+        if len(once) < len(rows):
+            logits = logits[[once.index(row) for row in rows]]
+        allowed, failed = (None, {}) if masks is None else masks.result()
         histories = [history for d in draws for history in d.generation.histories()]
         tokens, sampled = sample(possible_logits(logits, self._vocab_size), histories, allowed)
         events: list[Event] = []
         at = 0
-        for d in draws:
+        for number, d in enumerate(draws):
             g, these = d.generation, slice(at, at + len(d.rows))
             at += len(d.rows)
-            if g not in self.scheduler.running and not self._fork(draws, g):
-                continue
+            if g not in self.scheduler.running:
+                parent = next(p.generation for p in draws if g in p.generation.siblings)
+                self.scheduler.fork(parent, g)
             try:
+                if number in failed:
+                    raise failed[number]
                 chunk = self._append(g, tokens[these], sampled[these], logits[these])
             except Exception as error:  # whatever it is, it is this request's alone
                 log.exception("a request failed")
@@ -212,14 +228,6 @@ class EngineCore:
             if d.generation.completion is not None:
                 self._leave(d.generation)
         return events
-
-    def _fork(self, draws: Sequence[_Draw], g: Generation) -> bool:
-        """Let another answer run on from the prompt; it waits like anybody when all rows are taken."""
-        parent = next(d.generation for d in draws if g in d.generation.siblings)
-        if self.scheduler.fork(parent, g):
-            return True
-        self.scheduler.waiting.append(g)
-        return False
 
     def _append(
         self, g: Generation, drawn: list[int], sampled: list[float], logits_TV: Tensor
@@ -241,7 +249,7 @@ class EngineCore:
             kept = i < len(g.drafts) and g.drafts[i] == token
             examined += i < len(g.drafts)
             accepted += kept
-            if i >= forced and g.matcher is not None and reason is None:
+            if i >= forced and g.matcher is not None and g.may_jump and reason is None:
                 g.forced = g.matcher.forced()
             if reason is not None or not kept or (g.forced and i >= forced):
                 break
@@ -270,10 +278,3 @@ class EngineCore:
             self._pace.times.record(tokens, seconds)
         self.stats.steps += 1
         self.stats.computed += tokens
-
-
-def _allowed(drafts: list[int], g: Generation) -> list[int]:
-    """The drafts that the grammar allows, up to one that would end the text: nothing can be asked after it."""
-    assert g.matcher is not None
-    ends = (i for i, token in enumerate(drafts) if token in g.stop_ids)
-    return drafts[: min(g.matcher.validate(drafts), next(ends, len(drafts)))]

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Draft: TypeAlias = Union["Model", Literal["ngram", "early-exit"], None]
 _EXIT_SHARE = 4  # early exit drafts with a quarter of the layers
-_CATCH_UP = 512  # tokens that a draft model reads in one pass
+_CATCH_UP = 512  # tokens of prompts that a draft model reads in a step
+_BEHIND = 64  # a draft model that lacks more of a request than this reads on before it drafts
 
 
 class Drafter(Protocol):
@@ -45,6 +46,14 @@ class Drafter(Protocol):
 
     def copy_block(self, source: int, target: int) -> None:
         """The cache's block was copied."""
+        ...
+
+    def follow(self, running: Sequence[Generation]) -> None:
+        """A step begins: a time to read on in what these have."""
+        ...
+
+    def refresh(self) -> None:
+        """Tensors or adapters of the network were replaced by others."""
         ...
 
 
@@ -69,6 +78,12 @@ class LookupDrafter:
     def copy_block(self, source: int, target: int) -> None:
         pass
 
+    def follow(self, running: Sequence[Generation]) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
 
 class ModelDrafter:
     """A network that runs on the target's block tables, with a cache of its own or, being the target's first
@@ -83,32 +98,49 @@ class ModelDrafter:
         self._computed: WeakKeyDictionary[Generation, tuple[int, list[int]]] = WeakKeyDictionary()
 
     def room(self, g: Generation) -> int:
-        return max(0, self._context - g.num_tokens)
+        behind = g.num_tokens - self._known(g) > _BEHIND
+        return 0 if behind else max(0, self._context - g.num_tokens)
+
+    def follow(self, running: Sequence[Generation]) -> None:
+        """Read prompts along with the target, so many tokens a step, that nobody waits for it."""
+        left = _CATCH_UP
+        for g in running:
+            start = self._known(g)
+            count = min(left, g.num_tokens - start - 1)
+            if g.task == "generate" and count >= _BEHIND and g.num_tokens < self._context:
+                tokens = g.tokens[start : start + count]
+                span = Span(tokens, start, g.table, g.num_tokens, 0, self._adapter(g))
+                self._runner.hidden(ragged([span], self._block_size))
+                self._computed[g] = start + count, g.table
+                left -= count
+
+    def refresh(self) -> None:
+        self._runner.refresh()
 
     def propose(self, asked: Sequence[tuple[Generation, int]]) -> float:
         for g, _ in asked:
             g.drafts = []
-            self._catch_up(g)
         begun = time.perf_counter()
-        made = 0
+        made, ended = 0, set[Generation]()
         for step in range(max(count for _, count in asked)):
-            # One ends early when it drafts a token that ends it.
-            going = [
-                g for g, count in asked if count > step == len(g.drafts) and not self._ended(g)
-            ]
+            going = [g for g, count in asked if count > step and g not in ended]
             if not going:
                 break
             spans = [self._span(g, step) for g in going]
             logits = self._runner.logits(self._runner.hidden(ragged(spans, self._block_size)))
             logits = possible_logits(logits, self._vocab_size)
-            masks = token_masks(
-                [(g.matcher, g.drafts, len(g.drafts)) for g in going], logits.shape[1]
-            )
-            drawn, _ = sample(logits, [g.histories()[-1] for g in going], masks)
-            for g, token in zip(going, drawn, strict=True):
+            asking = [(g.matcher, g.drafts, len(g.drafts)) for g in going]
+            masks, failed = token_masks(asking, self._vocab_size)
+            drawn, shares = sample(logits, [g.histories()[-1] for g in going], masks)
+            for i, (g, token) in enumerate(zip(going, drawn, strict=True)):
+                if i in failed or shares[i] == float("-inf"):  # the target will meet the same
+                    ended.add(g)
+                    continue
                 g.drafts.append(token)
+                if token in g.stop_ids or (g.matcher and token in g.matcher.ends):
+                    ended.add(g)
             made += len(going)
-        return (time.perf_counter() - begun) / made
+        return (time.perf_counter() - begun) / max(made, 1)
 
     def verified(self, g: Generation, accepted: int) -> None:
         if not g.drafts:
@@ -126,22 +158,11 @@ class ModelDrafter:
         tokens = g.tokens[start:] if step == 0 else g.drafts[-1:]
         return Span(tokens, start, g.table, g.num_tokens, 1, self._adapter(g))
 
-    def _catch_up(self, g: Generation) -> None:
-        """Read what the request has beyond what the draft model knows, but for a last piece."""
-        while g.num_tokens - (start := self._known(g)) > _CATCH_UP:
-            tokens = g.tokens[start : start + _CATCH_UP]
-            span = Span(tokens, start, g.table, g.num_tokens, 0, self._adapter(g))
-            self._runner.hidden(ragged([span], self._block_size))
-            self._computed[g] = start + _CATCH_UP, g.table
-
     def _known(self, g: Generation) -> int:
         if self._shares_cache:
             return g.num_computed
         known, table = self._computed.get(g, (0, []))
         return known if table is g.table else 0  # it was put back meanwhile, and has other blocks
-
-    def _ended(self, g: Generation) -> bool:
-        return bool(g.drafts) and g.drafts[-1] in g.stop_ids
 
     def _adapter(self, g: Generation) -> str | None:
         return g.adapter if self._shares_cache else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -91,6 +93,8 @@ class Engine(LM):
         self._drafter = make_drafter(draft, model, self.runner, blocks, block_size, runner)
         self._draft_tokens, self._adaptive_drafts = draft_tokens, adaptive_drafts
         self._blocks, self._weights, self._adapters = blocks, 0, Residents(model)
+        self._prepared: WeakSet[Generation] = WeakSet()
+        self._lock = threading.Lock()  # of `_prepared`, which any thread adds to
         self._core = self._new_core()
 
     @property
@@ -188,12 +192,8 @@ class Engine(LM):
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Serve the PEFT adapter in `path` as `name`, at once and beside others; requests that run with an older
         one of that name end with it. Raises RequestError for a damaged or unfitting one."""
-        self._adapters.load(name, path)
-        why_not = NativeRunner.unsupported(self.model.network) if self.runner.exact else None
-        if why_not is not None:
-            self.unload_adapter(name)
-            raise RequestError(f'{path}: {why_not}, or start the engine with runner="torch"')
-        self.runner.refresh()
+        self._adapters.load(name, path, self._why_not)
+        self._refresh()
         self._sweep()
 
     def unload_adapter(self, name: str) -> None:
@@ -208,7 +208,7 @@ class Engine(LM):
     def update_weights(self) -> None:
         """The model's tensors were written to, or replaced: what is cached no longer serves new requests."""
         self._weights += 1
-        self.runner.refresh()
+        self._refresh()
         self._core.forget_prefixes()
 
     # For whoever runs the steps: a server's thread.
@@ -270,7 +270,7 @@ class Engine(LM):
         except BaseException:
             for g in self._core.everyone():
                 if g.completion is None:
-                    g.end("error", error="the engine's step failed")
+                    g.chunks.append(g.end("error", error="the engine's step failed"))
             self._core = self._new_core(self._core.stats)
             raise
         self._sweep()
@@ -280,11 +280,30 @@ class Engine(LM):
     def busy(self) -> bool:
         return self._core.busy
 
+    def _refresh(self) -> None:
+        self.runner.refresh()
+        if self._drafter is not None:
+            self._drafter.refresh()
+
+    def _why_not(self) -> str | None:
+        """What of the adapters now on the network this engine cannot run."""
+        network = self.model.network
+        why_not = NativeRunner.unsupported(network) if self.runner.name == "native" else None
+        if why_not is not None:
+            return f'{why_not}, or start the engine with runner="torch"'
+        if any(".kv_b_proj.lora." in name for name, _ in network.named_parameters()):
+            return (
+                "an adapter on kv_b_proj cannot generate: its weight is used as a matrix; merge it"
+            )
+        return None
+
     def _sweep(self) -> None:
         if self._adapters.retired:
-            in_use = {g.adapter for g in self._core.everyone() if g.adapter is not None}
+            with self._lock:
+                prepared = list(self._prepared)
+            in_use = {g.adapter for g in prepared if g.adapter and g.completion is None}
             if self._adapters.sweep(in_use):
-                self.runner.refresh()
+                self._refresh()
 
     def _generation(self, prompt: list[int], params: SamplingParams, **kept) -> Generation:
         total = min(len(prompt) + params.max_tokens, self.context)
@@ -292,7 +311,10 @@ class Engine(LM):
             raise CacheOverflow(total, self.cache_tokens)
         text = TextStream(self.tokenizer, params.stop, params.include_stop, params.min_tokens)
         switch = self.model.config.frequency_switch
-        return Generation(prompt, params, text=text, frequency_switch=switch, **kept)
+        made = Generation(prompt, params, text=text, frequency_switch=switch, **kept)
+        with self._lock:
+            self._prepared.add(made)
+        return made
 
     def _reading(self, row: list[int], task: Task, adapter: str | None = None) -> Generation:
         if len(row) > self.context:

@@ -52,7 +52,7 @@ class Generation:
     # where it is in the cache
     table: list[int] = field(default_factory=list)
     num_computed: int = 0
-    cached_tokens: int = 0  # of the prompt, found in the cache
+    cached_tokens: int | None = None  # of the prompt, found in the cache when it first began
     drafts: list[int] = field(default_factory=list)  # that this step verifies
     forced: list[int] = field(default_factory=list)  # the only tokens that the grammar allows next
 
@@ -88,6 +88,13 @@ class Generation:
     def outgrew_frequencies(self) -> bool:
         """Whether what is cached was computed with other rotary frequencies than its length now asks for."""
         return self._beyond_switch() and not self._outgrown
+
+    @property
+    def may_jump(self) -> bool:
+        """Whether tokens that the grammar forces may be taken undrawn: nothing else has a say in them."""
+        p = self.params
+        others = self.bad_words or p.allowed_token_ids or p.logit_bias or p.min_tokens
+        return not others
 
     def _beyond_switch(self) -> bool:
         return self.frequency_switch is not None and self.num_tokens > self.frequency_switch
@@ -148,7 +155,7 @@ class Generation:
             prompt_logprobs=None
             if asked.prompt_logprobs is None
             else (None, *self.prompt_logprobs),
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.cached_tokens or 0,
             error=error,
         )
         return Chunk(piece, self.completion)

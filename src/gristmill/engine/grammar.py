@@ -31,8 +31,9 @@ _compilers: WeakKeyDictionary[Tokenizer, Callable[[str, _Source], Compiled]] = W
 class Matcher:
     """Where one request stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, ends: frozenset[int]) -> None:
+        """ends: tokens that end a text, which may come where it is complete."""
+        self._matcher, self.ends = matcher, ends
 
     def mask(self, row: Tensor) -> None:
         """Write which tokens may come next into `row`, int32 [⌈vocab_size / 32⌉], a bit a token."""
@@ -45,8 +46,10 @@ class Matcher:
         self._check()
 
     def validate(self, drafts: Sequence[int]) -> int:
-        """How many of the drafts the grammar allows, from the first on."""
-        return self._matcher.validate_tokens(list(drafts)) if drafts else 0
+        """How many of the drafts the grammar allows, from the first on, up to one that ends the text."""
+        ends = (i for i, token in enumerate(drafts) if token in self.ends)
+        asked = list(drafts[: next(ends, len(drafts))])
+        return self._matcher.validate_tokens(asked) if asked else 0
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
@@ -62,11 +65,6 @@ class Matcher:
         """Whether the text is complete and nothing may follow."""
         return self._matcher.is_stopped()
 
-    @property
-    def accepting(self) -> bool:
-        """Whether the text is complete, though more may follow."""
-        return self._matcher.is_accepting()
-
     def _check(self) -> None:
         if self._matcher.is_error():
             what, *_ = self._matcher.get_error().splitlines() or [""]  # the rest is its inner state
@@ -78,9 +76,10 @@ class Compiled:
     """A grammar over a vocabulary; gives each request a matcher of its own."""
 
     fresh: LLMatcher
+    ends: frozenset[int]
 
     def matcher(self) -> Matcher:
-        return Matcher(self.fresh.deep_copy())
+        return Matcher(self.fresh.deep_copy(), self.ends)
 
 
 def compile_grammar(grammar: Grammar, tokenizer: Tokenizer) -> Compiled:
@@ -113,7 +112,7 @@ def _compile(vocabulary: LLTokenizer, kind: str, source: _Source) -> Compiled:
     if wrong or notes:
         what = "is wrong" if wrong else "holds what cannot be enforced"
         raise RequestError(f"grammar: the {kind} {what}: {'; '.join(notes).strip()}")
-    return Compiled(LLMatcher(vocabulary, written, log_level=0))
+    return Compiled(LLMatcher(vocabulary, written, log_level=0), frozenset(vocabulary.eos_tokens))
 
 
 def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gristmill.engine.native_program import build, obstacle
 from gristmill.engine.ragged import RaggedBatch
+from gristmill.errors import RequestError
 from gristmill.kernels import extension, why_missing
 from gristmill.model import ModelConfig, Transformer
 
@@ -64,7 +65,13 @@ class NativeRunner:
         return 4 * network.config.num_layers * sum(_block_floats(network.config, block_size))
 
     def refresh(self) -> None:
-        """Adapters or tensors of the network were replaced by others: find them anew."""
+        """Adapters or tensors of the network were replaced by others: find them anew.
+
+        Raises RequestError where native code cannot run what the network has become (an adapter with DoRA).
+        """
+        why_not = self.unsupported(self._network)
+        if why_not:
+            raise RequestError(f"the native runner cannot run this model: {why_not}")
         self._program = build(
             self._network, self._layers, self._keys, self._values, self._block_size, self._isa
         )
@@ -125,8 +132,8 @@ class NativeRunner:
         numbers, active = self._program.adapters, self._program.active
         if active is None and not any(batch.adapters):
             return None
-        found = [numbers[name or active] if name or active else -1 for name in batch.adapters]
-        return np.array(found, dtype=np.int32)
+        chosen = [name or active for name in batch.adapters]
+        return np.array([-1 if name is None else numbers[name] for name in chosen], dtype=np.int32)
 
 
 def _block_floats(config: ModelConfig, block_size: int) -> tuple[int, int]:

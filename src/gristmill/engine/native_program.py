@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gristmill.adapters import Lora, adapters_of
+from gristmill.adapters import Lora
+from gristmill.adapters.resident import residents_of
 from gristmill.kernels import TYPES, Int8Linear, array, extension
 from gristmill.model import SLIDING, Block, Linear, Transformer
 from gristmill.model.attention import Attention
@@ -77,24 +78,24 @@ class _Builder:
         self.keys, self.values = keys, values
         self.native = extension.Program(isa)
         self.kept: list[Tensor] = [keys, values]
-        numbers = {name: i for i, name in enumerate(adapters_of(network))}
-        shared = next((m.residents for m in network.modules() if hasattr(m, "residents")), None)
+        residents = residents_of(network)
         # A merged adapter is in the weights already.
-        merged = shared is not None and shared.merged is not None
-        self.adapters = {} if merged else numbers
-        self.active = None if shared is None or merged else shared.active
+        merged = residents.merged is not None
+        self.adapters = {} if merged else {name: i for i, name in enumerate(residents.configs)}
+        self.active = None if merged else residents.active
 
         D, C = config.hidden_size, config.head_dim
         buffer = self.native.buffer
         self.x, self.normed, self.said = buffer(D), buffer(D), buffer(D)
         self.q, self.seen = buffer(config.num_heads * C), buffer(config.num_heads * C)
         self.k, self.v = buffer(config.num_kv_heads * C), buffer(config.num_kv_heads * C)
-        moe = config.moe
-        width = max(config.intermediate_size, moe.shared_intermediate_size if moe else 0)
+        shared = config.moe.shared_intermediate_size if config.moe else 0
+        width = max(config.intermediate_size, shared)
         self.gate, self.up = buffer(width), buffer(width)
-        ranks = [len(m.A) for m in network.modules() if isinstance(m, Lora)]
-        self.low = buffer(max(ranks)) if ranks else -1
-        self.spare = buffer(D) if moe else -1
+        self.low = buffer(
+            max((len(m.A) for m in network.modules() if isinstance(m, Lora)), default=1)
+        )
+        self.spare = buffer(D)  # what experts say
 
     def build(self, layers: int) -> Program:
         network, config, native = self.network, self.config, self.native
@@ -265,12 +266,13 @@ class _Builder:
 
     def loras(self, module: nn.Module) -> dict[int, Any]:
         assert extension is not None
-        found = {}
-        for name, lora in getattr(module, "lora", {}).items():
-            if name in self.adapters:
-                A, B = self.array(lora.A), self.array(lora.B)
-                found[self.adapters[name]] = extension.Lora(A, B, len(lora.A), lora.scale)
-        return found
+        return {
+            self.adapters[name]: extension.Lora(
+                self.array(lora.A), self.array(lora.B), len(lora.A), lora.scale
+            )
+            for name, lora in getattr(module, "lora", {}).items()
+            if name in self.adapters
+        }
 
     def norm(self, module: nn.Module, source: int, to: int, groups: int = 1) -> None:
         assert isinstance(module, RMSNorm | LayerNorm)

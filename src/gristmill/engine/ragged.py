@@ -58,6 +58,7 @@ def ragged(spans: Sequence[Span], block_size: int) -> RaggedBatch:
     tables = np.zeros((len(spans), max(len(span.table) for span in spans)), dtype=np.int32)
     for row, span in enumerate(spans):
         tables[row, : len(span.table)] = span.table
+        assert len(span.table) * block_size >= span.start + len(span.tokens), "a table is too short"
     slots = tables[owner, positions // block_size] * block_size + positions % block_size
     wanted = [np.arange(end - s.wanted, end) for s, end in zip(spans, starts[1:], strict=True)]
     return RaggedBatch(

@@ -1,8 +1,8 @@
 """Who computes how many tokens in the next step, and in which blocks.
 
 One budget of tokens a step. Rows that decode come first, so that a long prompt delays nobody's next token by
-more than a step; what is left is shared evenly among the prompts under way, so that a short one overtakes a
-long one. Requests start in the order they came; when blocks run out the youngest running one gives its own
+more than a step; what is left, and a quarter at least, is shared evenly among the prompts under way, so that a short
+one overtakes a long one and none waits for those who decode. Requests start in the order they came; when blocks run out the youngest running one gives its own
 back and starts anew later, so the oldest always goes on.
 """
 
@@ -47,17 +47,20 @@ class Scheduler:
         """Plan a step. `drafts` says how many drafted tokens one of so many decoding requests would like verified."""
         plan, budget = Plan(), self.step_tokens
         decoding = [g for g in self.running if g.pending == 1]
+        others_wait = bool(self.waiting) or len(decoding) < len(self.running)
+        kept = max(1, self.step_tokens // 4) if others_wait else 0
         for i, g in enumerate(decoding):
             if g not in self.running:  # put back for the sake of an older one
                 continue
             others = len(decoding) - i - 1  # a token of the budget is kept for each
-            wanted = min(drafts(g, len(decoding)), budget - others - 1)
+            wanted = min(drafts(g, len(decoding)), budget - kept - others - 1)
             count = self._reserve(g, 1 + max(0, wanted), plan)
             if count:
                 plan.work.append(Work(g, 1, count - 1))
                 budget -= count
-        self._admit(budget, plan)
-        prefilling = [g for g in self.running if g.pending > 1]
+        budget = max(budget, kept)
+        begun = self._admit(budget, plan)
+        prefilling = [g for g in self.running if g.pending > 1 or g in begun]
         for i, g in enumerate(prefilling):
             share = -(-budget // (len(prefilling) - i))
             count = min(g.pending, share)
@@ -77,15 +80,13 @@ class Scheduler:
         self.pool.release(g.table)
         g.table = []
 
-    def fork(self, parent: Generation, child: Generation) -> bool:
-        """Let `child`, which has the same prompt, share all that `parent` has computed; False: no row is free."""
-        if len(self.running) >= self.max_rows:
-            return False
+    def fork(self, parent: Generation, child: Generation) -> None:
+        """Let `child`, which has the same prompt, share all that `parent` has computed. A row must be free."""
         self.pool.hold(parent.table)
         child.table, child.num_computed = list(parent.table), parent.num_computed
         child.prefix.blocks, child.prefix.serial = parent.prefix.blocks, parent.prefix.serial
+        child.cached_tokens = parent.cached_tokens
         self.running.append(child)
-        return True
 
     def restart(self, g: Generation) -> None:
         """Put a running request back to the front: what it computed is given up, what it said stays."""
@@ -94,13 +95,13 @@ class Scheduler:
         g.start_anew()
         self.waiting.appendleft(g)
 
-    def _admit(self, budget: int, plan: Plan) -> None:
-        """Start waiting requests while rows, blocks and budget last."""
+    def _admit(self, budget: int, plan: Plan) -> list[Generation]:
+        """Start waiting requests while rows, blocks and budget last; those that began."""
         held: list[Generation] = []
-        begun = sum(g.pending > 1 for g in self.running)
-        while self.waiting and len(self.running) < self.max_rows and begun < budget:
+        begun: list[Generation] = []
+        most = budget - sum(g.pending > 1 for g in self.running)
+        while self.waiting and len(self.running) < self.max_rows and len(begun) + len(held) < most:
             g = self.waiting.popleft()
-            begun += 1
             found, soon = self._known_beginning(g)
             if (
                 soon
@@ -117,11 +118,14 @@ class Scheduler:
             g.table = found + [self.pool.take() for _ in range(needed)]
             self.pool.follow(g.prefix, found)
             g.num_computed = len(found) * self.pool.block_size
-            g.cached_tokens = max(g.cached_tokens, g.num_computed)
+            if g.cached_tokens is None:  # not again when it was put back
+                g.cached_tokens = g.num_computed
+                plan.admitted.append(g)
             self.pool.announce(g.prefix, g.tokens, g.table)
             self.running.append(g)
-            plan.admitted.append(g)
+            begun.append(g)
         self.waiting.extendleft(reversed(held))
+        return begun
 
     def _known_beginning(self, g: Generation) -> tuple[list[int], bool]:
         if g.reads_prompt:  # every row of the prompt is wanted, so none may be skipped

@@ -30,9 +30,8 @@ class Stats:
     def planned(self, plan: Plan) -> None:
         self.preemptions += len(plan.preempted)
         for g in plan.admitted:
-            if not g.output:  # once each, not again after it was put back
-                self.prefix_cache_queries += len(g.prompt)
-                self.prefix_cache_hits += g.cached_tokens
+            self.prefix_cache_queries += len(g.prompt)
+            self.prefix_cache_hits += g.cached_tokens or 0
 
     def verified(self, drafted: int, examined: int, accepted: int) -> None:
         self.spec_drafted += drafted

@@ -20,6 +20,10 @@ class TextStream:
         self._stop, self._include_stop = stop, include_stop
         self._too_early = min_tokens - 1  # tokens still to come that cannot stop the text
         self._held = ""
+        self._context = max((len(s) - 1 for s in stop), default=0)
+        self._before = (
+            ""  # so much of what was shown, where a stop string may begin that ends later
+        )
         self._shown: list[str] = []
         self.stopped = False  # a stop string was met; the text ends before it
 
@@ -32,8 +36,7 @@ class TextStream:
         piece = self._decoder.push(token_id)
         if self._too_early > 0:
             self._too_early -= 1
-            self._shown.append(piece)
-            return piece
+            return self._show(piece)
         return self._release(piece, last=False)
 
     def finish(self) -> str:
@@ -44,18 +47,28 @@ class TextStream:
         return self._release(self._decoder.finish(), last=True)
 
     def _release(self, piece: str, last: bool) -> str:
-        text = self._held + piece
-        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        text, seen = self._held + piece, len(self._before)
+        whole = self._before + text
+        found = [
+            (at, stop)
+            for stop in self._stop
+            if (at := whole.find(stop, max(0, seen - len(stop) + 1))) >= 0
+        ]
         if found:
             self.stopped = True
             at, stop = min(found, key=lambda pair: pair[0])
-            text, self._held = text[: at + len(stop) if self._include_stop else at], ""
+            text, self._held = whole[seen : at + len(stop) if self._include_stop else at], ""
         elif not last:
-            keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+            keep = min(len(text), max((_overlap(whole, stop) for stop in self._stop), default=0))
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
         else:
             self._held = ""
+        return self._show(text)
+
+    def _show(self, text: str) -> str:
         self._shown.append(text)
+        if self._context:
+            self._before = (self._before + text)[-self._context :]
         return text
 
 

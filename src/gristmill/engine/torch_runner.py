@@ -82,8 +82,11 @@ class PagedKV:
         self._slots = torch.from_numpy(batch.slots_N).long().to(device)
         # (rows of the batch [R, T], slots that each request has [R, S])
         self._groups: list[tuple[Tensor, Tensor]] = []
-        for count in np.unique(counts):
-            members = np.flatnonzero(counts == count)
+        # Together: as many tokens, and about as long, lest one long request make all as dear as itself.
+        longest = np.ceil(np.log2(batch.positions_N[batch.starts[1:] - 1] + 1)).astype(np.int64)
+        kinds, kind_of = np.unique(np.stack((counts, longest)), axis=1, return_inverse=True)
+        for kind, count in enumerate(kinds[0]):
+            members = np.flatnonzero(kind_of.ravel() == kind)
             rows = batch.starts[members][:, None] + np.arange(count)
             blocks = batch.positions_N[rows].max() // self._block_size + 1
             first = batch.tables_RB[members, :blocks] * self._block_size

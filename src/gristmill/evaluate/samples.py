@@ -45,7 +45,7 @@ def answers(
             for question in questions
         ]
         for row, completion in zip(rows, engine.generate(requests), strict=True):
-            row["answers"][name] = completion.text
+            row["answers"][name] = completion.checked().text
     if index is not None and engine is not None:
         name = f"{list(models)[-1]}_retrieval"
         for row in rows:

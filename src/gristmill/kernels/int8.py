@@ -2,7 +2,7 @@
 
 Decoding is bound by the bytes of weights read a token, so a quarter of the bytes is nearly four times the
 speed; the native kernel reads each weight once and widens it in registers. Its PyTorch twin widens the
-whole matrix first, which costs more than it saves at one row and nothing at many: there it is the faster one.
+whole matrix first, which costs more than it saves at one row and little at many.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from gristmill.kernels.linear import linear_native
 from gristmill.kernels.native import extension
 
-# Above this many rows of x PyTorch's matrix product, fed with widened weights, is faster than the native
-# kernel (benchmarks/int8.py).
-NATIVE_ROWS = 16
+# Above this many rows of x PyTorch's matrix product, fed with widened weights, is faster than the native kernel
+# (benchmarks/int8.py); with avx512 it never is, up to 512 rows.
+_NATIVE_ROWS = {"scalar": 1, "avx2": 128, "avx512": 2**40}
+NATIVE_ROWS = 0 if extension is None else _NATIVE_ROWS[extension.instruction_sets()[-1]]
 
 
 def int8_linear_torch(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def answer_stream(
                     written.append(chunk.text)
                     yield chunk.text
                 if chunk.completion is not None:
-                    ended = chunk.completion.finish_reason
+                    ended = chunk.completion.checked().finish_reason
         except RequestError:
             if written or given is prompts[-1][0]:
                 raise

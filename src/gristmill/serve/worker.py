@@ -101,11 +101,9 @@ class Worker:
                 deliver = listeners.get(generation)
                 if deliver is None:
                     continue
-                if generation.cancelled:
-                    deliver(Cancelled("the answer was cancelled"))
-                else:
-                    deliver(chunk)
-                if generation.cancelled or chunk.completion is not None:
+                cancelled = generation.cancelled  # once: it may be set at any moment
+                deliver(Cancelled("the answer was cancelled") if cancelled else chunk)
+                if cancelled or chunk.completion is not None:
                     del listeners[generation]
             with self._lock:
                 self._under_way = len(listeners) + self._inbox.qsize()
@@ -172,6 +170,8 @@ class QueuedEngine(Engine):
             if isinstance(item, Exception):
                 raise item
             self.completion = item.completion
+            if item.completion is not None and item.completion.error is not None:
+                raise WorkError(item.completion.error)
             yield item
             if item.completion is not None:
                 return
