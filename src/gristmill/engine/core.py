@@ -201,7 +201,8 @@ class EngineCore:
             return []
         rows = [row for d in draws for row in d.rows]
         once = list(dict.fromkeys(rows))  # answers to one prompt draw after the same row
-        logits = self.runner.logits(hidden_WD[once])
+        # Mostly those are all there are, in order.
+        logits = self.runner.logits(hidden_WD if len(once) == len(hidden_WD) else hidden_WD[once])
         if len(once) < len(rows):
             logits = logits[[once.index(row) for row in rows]]
         allowed, failed = (None, {}) if masks is None else masks.result()
@@ -267,10 +268,11 @@ class EngineCore:
         self, work: Sequence[Work], spans: Sequence[Span], hidden_WD: Tensor
     ) -> Iterator[tuple[Generation, Tensor]]:
         """Requests whose prompts are read, each with the hidden states of what this step computed of it."""
-        wanted = hidden_WD.split([span.wanted for span in spans])
-        for w, rows in zip(work, wanted, strict=True):
+        at = 0
+        for w, span in zip(work, spans, strict=True):
             if w.generation.reads_prompt:
-                yield w.generation, rows
+                yield w.generation, hidden_WD[at : at + span.wanted]
+            at += span.wanted
 
     def _record(self, plan: Plan, spans: Sequence[Span], seconds: float) -> None:
         tokens = sum(len(span.tokens) for span in spans)

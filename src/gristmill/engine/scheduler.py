@@ -2,8 +2,8 @@
 
 One budget of tokens a step. Rows that decode come first, so that a long prompt delays nobody's next token by
 more than a step; what is left, and a quarter at least, is shared evenly among the prompts under way, so that a short
-one overtakes a long one and none waits for those who decode. Requests start in the order they came; when blocks run out the youngest running one gives its own
-back and starts anew later, so the oldest always goes on.
+one overtakes a long one and none waits for those who decode. Requests start in the order they came; when blocks run
+out the youngest running one gives its own back and starts anew later, so the oldest always goes on.
 """
 
 from __future__ import annotations

@@ -57,7 +57,11 @@ def instruction_sets() -> tuple[str, ...]:
 
 def describe() -> list[Kernel]:
     """Every kernel with the implementation that is in use."""
+    costs = {
+        "int8_linear": "8-bit models answer several times slower",
+        "engine": "answers come slower, and depend on what runs beside them within rounding",
+    }
     if extension is not None:
-        return [Kernel("int8_linear", "native", f"{instruction_sets()[-1]} instructions")]
-    slower = "8-bit models answer several times slower, all else is as fast"
-    return [Kernel("int8_linear", "torch", f"{why_missing}; {slower}")]
+        why = f"{instruction_sets()[-1]} instructions"
+        return [Kernel(name, "native", why) for name in costs]
+    return [Kernel(name, "torch", f"{why_missing}; {cost}") for name, cost in costs.items()]
