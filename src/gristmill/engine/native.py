@@ -8,6 +8,10 @@ network's own tensors; activations, cache and sums are fp32 whatever their type.
 
 from __future__ import annotations
 
+import math
+import mmap
+from contextlib import suppress
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +23,7 @@ from gristmill.kernels import extension, why_missing
 from gristmill.model import ModelConfig, Transformer
 
 _LANES = 16
+_WORTH_HUGE_PAGES = 64 << 20  # bytes
 
 
 class NativeRunner:
@@ -48,10 +53,10 @@ class NativeRunner:
         if shared is not None:
             self._keys, self._values = shared._keys, shared._values
         else:
-            keys, values = _block_floats(network.config, block_size)
-            # Uninitialized: what was not written is never read, and untouched pages cost no memory.
-            self._keys = torch.empty(network.config.num_layers, num_blocks, keys)
-            self._values = torch.empty(network.config.num_layers, num_blocks, values)
+            floats = _block_floats(network.config, block_size)
+            self._keys, self._values = (
+                _memory(network.config.num_layers, num_blocks, size) for size in floats
+            )
         self.refresh()
 
     @staticmethod
@@ -141,3 +146,17 @@ def _block_floats(config: ModelConfig, block_size: int) -> tuple[int, int]:
     heads, key_width, value_width = config.cached
     padded = -(-value_width // _LANES) * _LANES
     return block_size * heads * key_width, block_size * heads * padded
+
+
+def _memory(*shape: int) -> Tensor:
+    """fp32 of this shape, in pages that cost nothing before they are written to.
+
+    Huge pages where the system gives them: a head's part of a block fills one small page, so that every one of them
+    would miss in the translation tables.
+    """
+    size = 4 * math.prod(shape)
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _WORTH_HUGE_PAGES:
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
