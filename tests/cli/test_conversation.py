@@ -172,7 +172,8 @@ class Terminal:
         self._fd, far = pty.openpty()
         # Not by preexec_fn, which may hang in a process that has threads.
         take = (
-            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); "  # ignored by what a shell put in the background
             "os.execv(sys.executable, sys.argv[1:])"
         )
         program = [sys.executable, "-m", "gristmill.cli.main", *map(str, arguments)]

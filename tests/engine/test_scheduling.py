@@ -51,6 +51,9 @@ class Guess:
     def copy_block(self, source: int, target: int) -> None:
         pass
 
+    def follow(self, running) -> None:
+        pass
+
 
 def make(prompt: list[int], count: int) -> Generation:
     params = SamplingParams(max_tokens=count, temperature=0.0)
