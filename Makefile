@@ -2,6 +2,7 @@
 # make test   set up .venv and run every check and test
 # make lint   the checks alone
 # make peers  set up what `python -m benchmarks.engine` compares with (.venv-peers/vllm: 151 packages, 3.5 GB)
+# make sanitize  build the native code with ASan and UBSan and run its tests in it (8 minutes)
 # make docs   write docs/reference/cli.md and recipe.md from the program
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lint peers docs clean help
+.PHONY: run test lint peers sanitize docs clean help
 
 run: $(VENV)/.ready-to-run
 	@$(BIN)/gristmill run $(RECIPE) $(ARGS)
@@ -38,6 +39,20 @@ peers: $(VENV)/.ready-to-test .venv-peers/vllm/.ready
 	.venv-peers/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
+SANITIZED = build/sanitized
+SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
+
+sanitize: $(VENV)/.ready-to-test
+	$(BIN)/pip install cmake ninja nanobind
+	$(BIN)/cmake -G Ninja -S . -B $(SANITIZED) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	    -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/ninja -C $(SANITIZED)
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 LD_PRELOAD="$(SANITIZERS)" \
+	    $(BIN)/python tests/sanitized.py $(SANITIZED)/_native*.so tests/kernels/test_coded.py \
+	    tests/kernels/test_linear.py tests/engine/test_cache_dtype.py tests/engine/test_cache_attention.py
+
 docs: $(VENV)/.ready-to-test
 	$(BIN)/python -m docs.reference.generate
 
@@ -60,8 +75,11 @@ $(VENV)/.ready-to-run: $(BUILT_FROM)
 	$(call install,data$(comma)serve)
 	@touch $@
 
-$(VENV)/.ready-to-test: $(BUILT_FROM)
+# GPTQModel asks for another torch than ours and runs with it all the same; beside it PEFT wants more packages. So it
+# lies apart, and what reads its files starts a program of its own.
+$(VENV)/.ready-to-test: $(BUILT_FROM) benchmarks/peers/gptqmodel.txt
 	$(call install,data$(comma)serve$(comma)dev)
+	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/peers/gptqmodel -r benchmarks/peers/gptqmodel.txt
 	@touch $(VENV)/.ready-to-run $@
 
 comma := ,

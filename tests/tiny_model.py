@@ -130,7 +130,7 @@ def taught_model(steps: int = 200) -> Model:
     wanted = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)[:, 1:]
     for _ in range(steps):
         hidden = network.hidden(tokens[:, :-1])[wanted]
-        logits = torch.nn.functional.linear(hidden, network.head_weight)
+        logits = torch.nn.functional.linear(hidden, network.head.weight)
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][wanted])
         optimizer.zero_grad()
         loss.backward()

@@ -16,8 +16,9 @@ CORPUS_BYTES = 8_000_000
 
 
 def shape(name: str) -> ModelConfig:
-    """ "134M" or "10M": what the goals were set for."""
-    return {"134M": llama(768, 12, 32_000), "10M": llama(384, 6, 4096)}[name]
+    """ "551M", "134M" or "10M": what the goals were set for."""
+    sizes = {"551M": (1536, 16, 32_000), "134M": (768, 12, 32_000), "10M": (384, 6, 4096)}
+    return llama(*sizes[name])
 
 
 def llama(hidden_size: int, layers: int, vocab_size: int) -> ModelConfig:
@@ -76,7 +77,7 @@ def written_gguf(place: Path, name: str, quant: str) -> Path:
 
     path = place / f"{name}-{quant}.gguf"
     if not path.exists():
-        Model.load(written(place, name)).save(path, format="gguf", quant=quant)
+        Model.load(written(place, name), dtype="auto").save(path, format="gguf", quant=quant)
     return path
 
 

@@ -1,4 +1,7 @@
-"""Contestant: llama.cpp, in process through xllamacpp, as it comes: f16 cache, two threads, one request at a time."""
+"""Contestant: llama.cpp, in process through xllamacpp, as it comes: f16 cache, one request at a time.
+
+`python -m benchmarks.engine.side_llamacpp FILE [THREADS]`
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ def load() -> tuple[Generate, dict[str, Any]]:
     params = xllamacpp.CommonParams()
     params.model.path = sys.argv[1]
     params.n_ctx, params.n_parallel = 1024, 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
+    threads = int(sys.argv[2]) if sys.argv[2:] else os.cpu_count()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
 
     def generate(requests: Requests) -> None:

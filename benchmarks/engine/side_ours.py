@@ -1,4 +1,4 @@
-"""Contestant: our engine. `python -m benchmarks.engine.side_ours MODEL DTYPE CACHE_TOKENS`."""
+"""Contestant: our engine. `… side_ours MODEL DTYPE CACHE_TOKENS [THREADS [INSTRUCTION_SET]]`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ def load() -> tuple[Generate, dict[str, Any]]:
     from gristmill.formats import Model
     from gristmill.lm import Request, SamplingParams
 
-    path, dtype, cache_tokens = sys.argv[1:4]
+    path, dtype, cache_tokens, *more = sys.argv[1:]
+    if more:
+        torch.set_num_threads(int(more[0]))
     # The rounds ask the same again, and nobody may remember it.
     model = Model.load(path, dtype=dtype)
     engine = Engine(model, prefix_caching=False, cache_tokens=int(cache_tokens))
+    if more[1:]:
+        engine.runner._isa = more[1]  # type: ignore[attr-defined] - as on a machine that has no wider one
+        engine.runner.refresh()
 
     def generate(requests: Requests) -> list[list[int]]:
         asked = [

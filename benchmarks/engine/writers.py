@@ -60,9 +60,9 @@ def writer(
         targets = (y_N[:, None] == used).double() * _SCALE
         gram = x_ND @ x_ND.T
         gram += _RIDGE * torch.linalg.matrix_norm(gram, 2) * torch.eye(len(gram))
-        network.head_weight.zero_()
-        network.head_weight[used] = (x_ND.T @ torch.linalg.solve(gram, targets)).T.float()
-        right = (torch.cat(states) @ network.head_weight.T).argmax(1) == y_N
+        network.head.weight.zero_()
+        network.head.weight[used] = (x_ND.T @ torch.linalg.solve(gram, targets)).T.float()
+        right = (torch.cat(states) @ network.head.weight.T).argmax(1) == y_N
     if share == 1.0 and not bool(right.all()):
         raise RuntimeError(
             f"the target writes {int((~right).sum())} tokens that are not its script's"

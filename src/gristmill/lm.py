@@ -12,26 +12,38 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from gristmill.errors import RequestError, WorkError
+from gristmill.errors import RequestError, WorkError, nearest
 
 Message = dict[str, str]
 FinishReason = Literal["stop", "length", "abort", "error"]
+_GRAMMARS = ("json_schema", "json_object", "regex", "lark", "choice")
 
 
 @dataclass(frozen=True)
 class Grammar:
     """What the text must be: JSON of a schema (a dict), any JSON object (source ""), a regular expression, a Lark
-    grammar, or one of several strings (a tuple)."""
+    grammar, or one of several strings (a tuple or list).
+
+    JSON comes on one line, with at most one space between its parts. Keys come in the order of the schema's
+    `properties`, and after them, unless it says "additionalProperties": false, as in JSON Schema, any others.
+    """
 
     kind: Literal["json_schema", "json_object", "regex", "lark", "choice"]
-    source: str | Mapping[str, Any] | tuple[str, ...] = ""
+    source: str | Mapping[str, Any] | Sequence[str] = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("json_schema", "json_object", "regex", "lark", "choice"):
-            raise RequestError(f"grammar: the kind {self.kind!r} is none of those that are known")
+        if self.kind not in _GRAMMARS:
+            raise RequestError(
+                f"grammar: the kind {self.kind!r} is none of {', '.join(_GRAMMARS)}."
+                f"{nearest(str(self.kind), _GRAMMARS)}"
+            )
+        if self.kind == "choice" and isinstance(self.source, list):
+            object.__setattr__(self, "source", tuple(self.source))
         wanted = {"json_schema": Mapping, "choice": tuple}.get(self.kind, str)
         if not isinstance(self.source, wanted):
-            raise RequestError(f"grammar: {self.kind} needs a {wanted.__name__.lower()}")
+            names = {Mapping: "a schema as a dict", tuple: "a list of strings", str: "a string"}
+            kind = type(self.source).__name__
+            raise RequestError(f"grammar: {self.kind} needs {names[wanted]}, not a {kind}")
         if self.kind == "choice" and not self.source:
             raise RequestError("grammar: choice needs at least one string")
         if self.kind == "choice" and not all(isinstance(s, str) and s for s in self.source):
@@ -43,7 +55,8 @@ class SamplingParams:
     """How tokens are chosen. Order: grammar and allowed ids, bad words, min_tokens, bias, penalties, temperature,
     min-p, top-k, top-p, draw (as in vLLM).
 
-    max_tokens, min_tokens: new tokens; before the least of them no token ends the answer, and no stop string.
+    max_tokens: the most new tokens; fewer come where the model's context ends before ("length" as well).
+    min_tokens: before so many no token ends the answer, and no stop string.
     temperature: 0 is greedy (the lowest id wins a tie); bias and penalties apply to it too.
     top_k, top_p, min_p: None, 1.0 and 0.0 leave everything in.
     repetition_penalty: on ids of prompt and output; frequency_, presence_penalty: on output only.
@@ -55,7 +68,8 @@ class SamplingParams:
     n: answers to give, each with a seed of its own; best_of: of so many the n with the best mean log-probability.
     logprobs: how many top alternatives to return with each token (0 = the chosen token's alone,
     None = none). They are the model's own, before penalties, temperature and cuts. prompt_logprobs: the same for
-    the prompt's tokens. grammar: what the text must be.
+    the prompt's tokens. grammar: what the text must be; where it is complete the text ends, whatever min_tokens
+    and ignore_eos say, since nothing may follow.
 
     Raises RequestError, naming the field, for a value outside its range.
     """
@@ -192,11 +206,14 @@ class ContextOverflow(RequestError):
 class CacheOverflow(RequestError):
     """More tokens than the key-value cache holds even with nobody else there."""
 
-    def __init__(self, tokens: int, capacity: int) -> None:
+    def __init__(self, tokens: int, capacity: int, answers: bool = True) -> None:
+        """`answers`: some of the tokens would be new ones; else a text was only to be read."""
         self.tokens, self.capacity = tokens, capacity
+        what = "prompt and answer may come to" if answers else "the text has"
+        cure = "lower max_tokens, shorten the prompt" if answers else "shorten it"
         super().__init__(
-            f"prompt and answer may come to {tokens} tokens, and the key-value cache holds {capacity}; lower "
-            "max_tokens, shorten the prompt, or start with a larger cache"
+            f"{what} {tokens} tokens, and the key-value cache holds {capacity}; {cure}, or start with a larger "
+            "cache (cache_tokens)"
         )
 
 
@@ -205,7 +222,7 @@ class Request:
     """A prompt, as text or as token ids (ids win), and how to continue it.
 
     adapter: the name of one that was loaded; None is the model itself. cache_salt: what is cached is shared only
-    among requests with the same one.
+    among requests with the same one. Raises RequestError for a field of another type.
     """
 
     prompt: str = ""
@@ -213,6 +230,13 @@ class Request:
     token_ids: Sequence[int] | None = None
     adapter: str | None = None
     cache_salt: str = ""
+
+    def __post_init__(self) -> None:
+        _require("prompt", isinstance(self.prompt, str), self.prompt, "a string")
+        _require("params", isinstance(self.params, SamplingParams), self.params, "SamplingParams")
+        _require("token_ids", not isinstance(self.token_ids, str), self.token_ids, "token ids")
+        named = self.adapter is None or isinstance(self.adapter, str)
+        _require("adapter", named, self.adapter, "the name of a loaded adapter, or None")
 
 
 @dataclass(frozen=True)
@@ -285,15 +309,17 @@ class LM(ABC):
 
     @abstractmethod
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """Continue one request, yielding text as it is made; joined, it is `generate`'s text."""
+        """Continue one request, yielding text as it is made: joined, it is `generate`'s text, and the last chunk
+        carries the `Completion`. A bad request raises here, not at the first chunk."""
 
     @abstractmethod
     def score(self, texts: Sequence[str | Sequence[int]]) -> list[Scored]:
-        """Log-probabilities of given texts (or token ids)."""
+        """Log-probabilities of the tokens of given texts (or token ids), a `Scored` for each in order."""
 
     @abstractmethod
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
-        """Answer a conversation, formatted by the model's own chat template."""
+        """Answer a conversation, [{"role": "user", "content": "…"}, …], formatted by the model's own chat
+        template. Raises RequestError where it has none."""
 
     @abstractmethod
     def stream_chat(

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "functions.h"
+#include "strips.h"
 
 namespace gristmill {
 namespace {
@@ -17,6 +18,8 @@ constexpr int kQueries = 2, kGroups = 2, kWidths = 2;
 constexpr int kQueries = 1, kGroups = 1, kWidths = 1;
 #endif
 constexpr size_t kFar = size_t(-1);
+constexpr size_t kLine = 64;                        // bytes
+constexpr size_t kKeysAhead = 8, kValuesAhead = 4;  // strips; 4 and 1 took 7 to 11% longer
 
 struct Seen {
   size_t begin, end;  // positions
@@ -25,39 +28,56 @@ struct Seen {
 inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-inline const float* keys_at(const Attend& a, const int32_t* table, size_t head, size_t p) {
-  return a.cache.key_group(size_t(table[p / a.cache.block_size]), head, p % a.cache.block_size);
+inline const unsigned char* keys_at(const Attend& a, const int32_t* table, size_t head, size_t p) {
+  return a.cache.strip_of_keys(size_t(table[p / a.cache.block_size]), head, p % a.cache.block_size);
+}
+inline const unsigned char* values_at(const Attend& a, const int32_t* table, size_t head, size_t p) {
+  return a.cache.strip_of_values(size_t(table[p / a.cache.block_size]), head, p % a.cache.block_size);
 }
 
-inline void fetch(const float* line) {
+inline void fetch(const void* line) {
 #if defined(__GNUC__)
   __builtin_prefetch(line, 0, 2);
 #endif
 }
 
-// Scores of Q queries and G groups of sixteen keys from position `at` on. Blocks lie anywhere, which the hardware
-// cannot foresee: the groups that come next, before `end`, are fetched meanwhile.
-template <int Q, int G>
-inline void score(const Attend& a, const int32_t* table, size_t head, const Query* queries, size_t at, size_t end,
+// Scores of Q queries and G strips of keys from position `at` on. Blocks lie anywhere, which the hardware cannot
+// foresee: strips of the positions in `all` that come later are fetched meanwhile, after the last keys the first values.
+template <Kept kept, int Q, int G>
+inline void score(const Attend& a, const int32_t* table, size_t head, const Query* queries, size_t at, Seen all,
                   float* const* to) {
-  const float *keys[G], *next[G];
+  constexpr size_t bytes = kLanes * code_bits(kept) / 8;  // of one element
+  const size_t C = a.cache.head_dim, begin = Keys<kept>::begin(C);
+  Keys<kept> keys[G];
+  const unsigned char* next[G];
   UNROLL for (int g = 0; g < G; ++g) {
-    const size_t p = at + g * kLanes, then = p + G * kLanes;
-    keys[g] = keys_at(a, table, head, p);
-    next[g] = then < end ? keys_at(a, table, head, then) : keys[g];
+    const size_t p = at + g * kLanes, then = p + kKeysAhead * kLanes, value = all.begin + (then - all.end);
+    keys[g] = Keys<kept>(keys_at(a, table, head, p), C);
+    next[g] = then < all.end    ? keys_at(a, table, head, then)
+              : value < all.end ? values_at(a, table, head, value)
+                                : keys_at(a, table, head, p);
+    for (size_t line = 0; line < begin; line += kLine) fetch(next[g] + line);
+    next[g] += begin;
   }
   V sum[Q][G];
   UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int g = 0; g < G; ++g) sum[q][g] = set(0.0f);
-  for (size_t c = 0; c < a.cache.head_dim; ++c) {
+  const auto add = [&](size_t c, int half) {
+    if ((c + half) * bytes % kLine == 0) UNROLL for (int g = 0; g < G; ++g) fetch(next[g] + (c + half) * bytes);
     UNROLL for (int i = 0; i < kParts; ++i) {
       Part k[G];
-      UNROLL for (int g = 0; g < G; ++g) k[g] = part(keys[g] + c * kLanes + i * kPartLanes);
-      if (i == 0) UNROLL for (int g = 0; g < G; ++g) fetch(next[g] + c * kLanes);
+      UNROLL for (int g = 0; g < G; ++g) k[g] = keys[g].at(c, half, i);
       UNROLL for (int q = 0; q < Q; ++q) {
-        const Part x = part(queries[q].q[c]);
+        const Part x = part(queries[q].q[c + half]);
         UNROLL for (int g = 0; g < G; ++g) sum[q][g].p[i] = part_fma(x, k[g], sum[q][g].p[i]);
       }
     }
+  };
+  for (size_t from = 0; from < C; from += kGroup) {
+    UNROLL for (int g = 0; g < G; ++g) keys[g].group(from / kGroup);
+    const size_t stop = least(C, from + kGroup);
+    size_t c = from;
+    for (; c + 2 <= stop; c += 2) add(c, 0), add(c, 1);
+    if (c < stop) add(c, 0);
   }
   UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int g = 0; g < G; ++g) {
     V s = sum[q][g] * set(a.scale);
@@ -93,21 +113,25 @@ inline float soften(float* scores, size_t first, Seen seen, const float* sink) {
 }
 
 // sum[q] += share * value of the positions seen, elements [0, W * 16) from `width` on.
-template <int Q, int W>
+template <Kept kept, int Q, int W>
 inline void gather(const Attend& a, const int32_t* table, size_t head, const float* const* shares, Seen seen,
                    float* const* sums, size_t width) {
   V sum[Q][W];
   UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int w = 0; w < W; ++w) sum[q][w] = load(sums[q] + width + w * kLanes);
-  const size_t size = a.cache.block_size, stride = a.cache.value_width();
+  const size_t all = a.cache.value_width, begin = Keys<kept>::begin(all);
+  constexpr size_t bytes = W * kLanes * code_bits(kept) / 8;
   for (size_t p = seen.begin; p < seen.end;) {
-    const size_t stop = least(seen.end, (p / size + 1) * size);
-    const float* value = a.cache.value_row(size_t(table[p / size]), head, p % size) + width;
-    const float* next = stop < seen.end ? a.cache.value_row(size_t(table[stop / size]), head, 0) + width : value;
-    for (; p < stop; ++p, value += stride, next += stride) {
-      UNROLL for (int w = 0; w < W; ++w) fetch(next + w * kLanes);
+    const size_t strip = p / kLanes * kLanes, stop = least(seen.end, strip + kLanes);
+    const Values<kept, W> values(values_at(a, table, head, p), width, all);
+    const size_t then = strip + kValuesAhead * kLanes;
+    const unsigned char* next = values_at(a, table, head, then < seen.end ? then : p);
+    for (size_t line = 0; line < begin; line += kLine) fetch(next + line);
+    next += begin + (width + (p - strip) * all) * code_bits(kept) / 8;
+    for (; p < stop; ++p, next += all * code_bits(kept) / 8) {
+      UNROLL for (size_t line = 0; line < bytes; line += kLine) fetch(next + line);
       UNROLL for (int i = 0; i < kParts; ++i) {
         Part v[W];
-        UNROLL for (int w = 0; w < W; ++w) v[w] = part(value + w * kLanes + i * kPartLanes);
+        UNROLL for (int w = 0; w < W; ++w) v[w] = values.at(p - strip, w, i);
         UNROLL for (int q = 0; q < Q; ++q) {
           const Part share = part(shares[q][p]);
           UNROLL for (int w = 0; w < W; ++w) sum[q][w].p[i] = part_fma(share, v[w], sum[q][w].p[i]);
@@ -118,18 +142,19 @@ inline void gather(const Attend& a, const int32_t* table, size_t head, const flo
   UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int w = 0; w < W; ++w) store(sums[q] + width + w * kLanes, sum[q][w]);
 }
 
-template <int Q>
+template <Kept kept, int Q>
 inline void gather_all(const Attend& a, const int32_t* table, size_t head, const float* const* shares, Seen seen,
                        float* const* sums) {
   if (seen.begin >= seen.end) return;
+  constexpr int few = kept == Kept::int4 ? kGroup / kLanes : 1, many = kWidths < few ? few : kWidths;
   size_t width = 0;
-  const size_t all = a.cache.value_width();
-  for (; width + kWidths * kLanes <= all; width += kWidths * kLanes)
-    gather<Q, kWidths>(a, table, head, shares, seen, sums, width);
-  for (; width < all; width += kLanes) gather<Q, 1>(a, table, head, shares, seen, sums, width);
+  const size_t all = a.cache.value_width;
+  for (; width + many * kLanes <= all; width += many * kLanes)
+    gather<kept, Q, many>(a, table, head, shares, seen, sums, width);
+  for (; width < all; width += few * kLanes) gather<kept, Q, few>(a, table, head, shares, seen, sums, width);
 }
 
-template <int Q>
+template <Kept kept, int Q>
 void attend_queries(const Attend& a, const int32_t* table, size_t head, const Query* queries, float* scratch) {
   Seen seen[Q], common = {0, kFar};
   size_t begin = kFar, end = 0;
@@ -139,7 +164,7 @@ void attend_queries(const Attend& a, const int32_t* table, size_t head, const Qu
     common = {most(common.begin, seen[q].begin), least(common.end, stop)};
     begin = least(begin, seen[q].begin), end = most(end, stop);
   }
-  const size_t first = begin / kLanes * kLanes, width = a.cache.value_width();
+  const size_t first = begin / kLanes * kLanes, width = a.cache.value_width;
   const size_t padded = whole_lanes(end - first);
   float *scores[Q], *at[Q], *sums[Q], total[Q];
   const float* shares[Q];
@@ -151,11 +176,11 @@ void attend_queries(const Attend& a, const int32_t* table, size_t head, const Qu
   size_t p = first;
   for (; p + kGroups * kLanes <= first + padded; p += kGroups * kLanes) {
     for (int q = 0; q < Q; ++q) at[q] = scores[q] + (p - first);
-    score<Q, kGroups>(a, table, head, queries, p, end, at);
+    score<kept, Q, kGroups>(a, table, head, queries, p, {first, first + padded}, at);
   }
   for (; p < first + padded; p += kLanes) {
     for (int q = 0; q < Q; ++q) at[q] = scores[q] + (p - first);
-    score<Q, 1>(a, table, head, queries, p, end, at);
+    score<kept, Q, 1>(a, table, head, queries, p, {first, first + padded}, at);
   }
   for (int q = 0; q < Q; ++q) {
     total[q] = soften(scores[q], first, seen[q], queries[q].sink);
@@ -163,10 +188,10 @@ void attend_queries(const Attend& a, const int32_t* table, size_t head, const Qu
   }
   if (common.begin >= common.end) common = {end, end};  // windows that do not overlap: one by one
   for (int q = 0; q < Q; ++q)
-    gather_all<1>(a, table, head, shares + q, {seen[q].begin, least(common.begin, seen[q].end)}, sums + q);
-  gather_all<Q>(a, table, head, shares, common, sums);
+    gather_all<kept, 1>(a, table, head, shares + q, {seen[q].begin, least(common.begin, seen[q].end)}, sums + q);
+  gather_all<kept, Q>(a, table, head, shares, common, sums);
   for (int q = 0; q < Q; ++q) {
-    gather_all<1>(a, table, head, shares + q, {most(common.end, seen[q].begin), seen[q].end}, sums + q);
+    gather_all<kept, 1>(a, table, head, shares + q, {most(common.end, seen[q].begin), seen[q].end}, sums + q);
     const size_t C = a.cache.head_dim;
     size_t i = 0;
     for (; i + kLanes <= C; i += kLanes) store(queries[q].out + i, load(sums[q] + i) / set(total[q]));
@@ -174,12 +199,22 @@ void attend_queries(const Attend& a, const int32_t* table, size_t head, const Qu
   }
 }
 
-void attend(const Attend& a, const int32_t* table, size_t head, const Query* queries, int count, float* scratch) {
+template <Kept kept>
+void attend_all(const Attend& a, const int32_t* table, size_t head, const Query* queries, int count, float* scratch) {
   while (count >= kQueries) {
-    attend_queries<kQueries>(a, table, head, queries, scratch);
+    attend_queries<kept, kQueries>(a, table, head, queries, scratch);
     queries += kQueries, count -= kQueries;
   }
-  for (; count > 0; ++queries, --count) attend_queries<1>(a, table, head, queries, scratch);
+  for (; count > 0; ++queries, --count) attend_queries<kept, 1>(a, table, head, queries, scratch);
+}
+
+void attend(const Attend& a, const int32_t* table, size_t head, const Query* queries, int count, float* scratch) {
+  switch (a.cache.kept) {
+    case Kept::float32: return attend_all<Kept::float32>(a, table, head, queries, count, scratch);
+    case Kept::float16: return attend_all<Kept::float16>(a, table, head, queries, count, scratch);
+    case Kept::int8: return attend_all<Kept::int8>(a, table, head, queries, count, scratch);
+    case Kept::int4: return attend_all<Kept::int4>(a, table, head, queries, count, scratch);
+  }
 }
 
 }  // namespace

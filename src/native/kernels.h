@@ -4,6 +4,7 @@
 // it does not depend on other rows, on threads, or on how work is cut into calls. avx2 and avx512 agree in every bit.
 #pragma once
 
+#include "cache.h"
 #include "types.h"
 
 namespace gristmill {
@@ -29,22 +30,6 @@ struct Dot {
   size_t begin, end;
   float* carry;
   size_t carry_row;
-};
-
-// Where a layer's keys and values lie: position p of a request is in block table[p / block_size].
-//   keys   [block][head][block_size / 16][head_dim][16]: sixteen keys side by side, a lane each
-//   values [block][head][block_size][head_dim rounded up to 16, padded with zeros]
-struct Cache {
-  float* keys;
-  float* values;
-  size_t block_size, heads, head_dim;
-  size_t value_width() const { return whole_lanes(head_dim); }
-  float* key_group(size_t block, size_t head, size_t offset) const {
-    return keys + ((block * heads + head) * block_size + offset) * head_dim;
-  }
-  float* value_row(size_t block, size_t head, size_t offset) const {
-    return values + ((block * heads + head) * block_size + offset) * value_width();
-  }
 };
 
 // Scores are scale * (q · k), a chain over the elements; softmax in two passes with sums by position mod 16; then
@@ -80,6 +65,8 @@ struct Kernels {
   void (*scale)(float* x, float factor, size_t n);
   void (*softcap)(float* x, float cap, size_t n);
   void (*map)(Function f, const float* x, float* y, size_t n);
+  // Put a head's key and value of a position into its block. Their form depends on nothing but themselves.
+  void (*remember)(const Cache& cache, const float* key, const float* value, size_t block, size_t head, size_t offset);
   // Up to query_rows queries of one request and key-value head. scratch: query_rows * (positions + 32 + head_dim
   // rounded up) floats, positions rounded up to 16.
   void (*attend)(const Attend& a, const int32_t* table, size_t head, const Query* queries, int count, float* scratch);

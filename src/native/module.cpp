@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "coded.h"
 #include "linear.h"
 #include "program.h"
 #include "sampling.h"
@@ -58,6 +59,33 @@ void bind_kernels(nb::module_& m) {
       "function"_a, "x"_a, "y"_a, "n"_a, "isa"_a);
 }
 
+void bind_coded(nb::module_& m) {
+  nb::class_<Coded>(m, "Coded").def(
+      "__init__",
+      [](Coded* self, uintptr_t address, int coding, size_t out, size_t in, size_t group, bool wide_scales) {
+        new (self) Coded{at<const uint8_t>(address), Coding(coding), out, in, group, wide_scales};
+      },
+      "address"_a, "coding"_a, "out"_a, "in_"_a, "group"_a, "wide_scales"_a);
+  m.def(
+      "coded_linear",
+      [](const Coded& matrix, uintptr_t x, uintptr_t y, size_t rows, bool rounded, int threads,
+         const std::string& isa) {
+        const Isa set = parse(isa);
+        nb::gil_scoped_release released;
+        const CodedLinear layer{matrix, nullptr, at<float>(y), matrix.out, false};
+        coded_linear(set, &layer, 1, at<const float>(x), matrix.in, rows, rounded, threads);
+      },
+      "matrix"_a, "x"_a, "y"_a, "rows"_a, "rounded"_a, "threads"_a, "isa"_a);
+  m.def(
+      "pack_blocks",
+      [](const Coded& matrix, uintptr_t blocks, size_t row_bytes, uintptr_t to, int threads) {
+        nb::gil_scoped_release released;
+        pack_blocks(matrix, at<const uint8_t>(blocks), row_bytes, at<uint8_t>(to), threads);
+      },
+      "matrix"_a, "blocks"_a, "row_bytes"_a, "to"_a, "threads"_a);
+  m.def("strip_bytes", [](const Coded& matrix) { return layout_of(matrix).strip; }, "matrix"_a);
+}
+
 void bind_sampling(nb::module_& m) {
   m.def(
       "sample",
@@ -71,13 +99,31 @@ void bind_sampling(nb::module_& m) {
 }
 
 void bind_program(nb::module_& m) {
+  m.def(
+      "block_bytes",
+      [](int kept, size_t block_size, size_t heads, size_t head_dim) {
+        const Cache cache(0, 0, Kept(kept), block_size, heads, head_dim);
+        return std::vector<size_t>{cache.strips() * cache.key_strip, cache.strips() * cache.value_strip};
+      },
+      "kept"_a, "block_size"_a, "heads"_a, "head_dim"_a);
   nb::class_<LinearSpec>(m, "Linear")
       .def(
           "__init__",
           [](LinearSpec* self, Array weight, uintptr_t scale, Array bias, size_t out, size_t in, int to, bool add) {
             new (self) LinearSpec{weight, at<const float>(scale), bias, out, in, to, add};
           },
-          "weight"_a, "scale"_a, "bias"_a, "out"_a, "in_"_a, "to"_a, "add"_a);
+          "weight"_a, "scale"_a, "bias"_a, "out"_a, "in_"_a, "to"_a, "add"_a)
+      .def(
+          "__init__",
+          [](LinearSpec* self, const Coded& coded, bool rounded, Array bias, int to, bool add) {
+            new (self) LinearSpec{{}, nullptr, bias, coded.out, coded.in, to, add, coded, rounded};
+          },
+          "coded"_a, "rounded"_a, "bias"_a, "to"_a, "add"_a);
+  nb::class_<Table>(m, "Table")
+      .def(
+          "__init__", [](Table* self, Array plain, size_t rows) { new (self) Table{plain, {}, rows}; }, "plain"_a,
+          "rows"_a)
+      .def("__init__", [](Table* self, const Coded& coded) { new (self) Table{{}, coded, coded.out}; }, "coded"_a);
   nb::class_<LoraSpec>(m, "Lora").def(
       "__init__",
       [](LoraSpec* self, Array a, Array b, size_t rank, float factor) { new (self) LoraSpec{a, b, rank, factor}; },
@@ -92,6 +138,10 @@ void bind_program(nb::module_& m) {
       .def_rw("gate", &MoeSpec::gate)
       .def_rw("up", &MoeSpec::up)
       .def_rw("down", &MoeSpec::down)
+      .def_rw("coded_gate", &MoeSpec::coded_gate)
+      .def_rw("coded_up", &MoeSpec::coded_up)
+      .def_rw("coded_down", &MoeSpec::coded_down)
+      .def_rw("rounded", &MoeSpec::rounded)
       .def_rw("gate_bias", &MoeSpec::gate_bias)
       .def_rw("up_bias", &MoeSpec::up_bias)
       .def_rw("down_bias", &MoeSpec::down_bias)
@@ -116,24 +166,24 @@ void bind_program(nb::module_& m) {
             return p.rope({std::move(near), std::move(far), switch_length, factor});
           },
           "short_frequencies"_a, "long_frequencies"_a, "switch_length"_a, "factor"_a)
-      .def("embed", &Program::embed, "to"_a, "table"_a, "vocabulary"_a, "width"_a, "factor"_a, "places"_a,
-           "places_count"_a)
+      .def("embed", &Program::embed, "to"_a, "table"_a, "width"_a, "factor"_a, "places"_a, "places_count"_a)
       .def(
           "norm",
           [](Program& p, int kind, int from, int to, Array weight, Array bias, size_t width, size_t groups,
              float eps) { p.norm(Norm(kind), from, to, weight, bias, width, groups, eps); },
           "kind"_a, "source"_a, "to"_a, "weight"_a, "bias"_a, "width"_a, "groups"_a, "eps"_a)
       .def("linear", &Program::linear, "source"_a, "layers"_a)
+      .def("gather", &Program::gather, "source"_a, "to"_a, "order"_a)
       .def("lora", &Program::lora, "source"_a, "to"_a, "low"_a, "in_"_a, "out"_a, "adapters"_a)
       .def(
           "attention",
           [](Program& p, int q, int k, int v, int out, int rope, size_t heads, size_t kv_heads, size_t head_dim,
-             uintptr_t keys, uintptr_t values, size_t block_size, size_t window, float scale, float softcap,
-             Array sinks) {
-            const Cache cache{at<float>(keys), at<float>(values), block_size, kv_heads, head_dim};
+             uintptr_t keys, uintptr_t values, int kept, size_t block_size, size_t window, float scale,
+             float softcap, Array sinks) {
+            const Cache cache(keys, values, Kept(kept), block_size, kv_heads, head_dim);
             p.attention({q, k, v, out, rope, heads, cache, window, scale, softcap, sinks});
           },
-          "q"_a, "k"_a, "v"_a, "out"_a, "rope"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "keys"_a, "values"_a,
+          "q"_a, "k"_a, "v"_a, "out"_a, "rope"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "keys"_a, "values"_a, "kept"_a,
           "block_size"_a, "window"_a, "scale"_a, "softcap"_a, "sinks"_a)
       .def(
           "activate",
@@ -180,6 +230,7 @@ NB_MODULE(_native, m) {
       [](Array* self, uintptr_t address, int type) { new (self) Array{at<const void>(address), Type(type)}; },
       "address"_a = 0, "type"_a = 0);
   bind_kernels(m);
+  bind_coded(m);
   bind_sampling(m);
   bind_program(m);
 }

@@ -4,15 +4,10 @@
 //
 // Decoding calls a kernel every few tens of microseconds; waking a sleeping thread costs as much. So workers
 // spin for about 100 microseconds after a loop before they sleep.
-//
-// On a busy machine a worker may lose its core in the middle of a chunk, and a loop of 50 microseconds then takes as
-// long as the system lets others run, a few milliseconds. After such a wait loops are not shared out for a while:
-// two threads are then about as fast as one, instead of half as fast.
 #include "pool.h"
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -30,12 +25,6 @@ namespace {
 constexpr int kSpins = 4000;
 constexpr uint32_t kMaxChunks = 0xFFFF;
 
-using Clock = std::chrono::steady_clock;
-using std::chrono::microseconds;
-// A wait for other threads that is longer than this, and than half of the caller's own work, is one for a lost core.
-constexpr microseconds kLongWait{200}, kShortPause{8000}, kLongPause{128000};
-constexpr int kGoodLoops = 256;  // in a row, and the machine counts as quiet again
-
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   _mm_pause();
@@ -48,11 +37,7 @@ struct Pool {
   std::atomic<uint32_t> done{0};
   void (*body)(void*, uint32_t) = nullptr;
   void* context = nullptr;
-  // guarded by `loop`
-  int workers = 0;
-  Clock::time_point alone_until{};
-  microseconds pause = kShortPause;
-  int good_loops = 0;
+  int workers = 0;  // guarded by `loop`
 
   std::mutex sleep;
   std::condition_variable wake;
@@ -90,7 +75,6 @@ struct Pool {
 
   void share(int threads, uint32_t chunks, void (*run)(void*, uint32_t), void* with) {
     for (; workers < threads - 1; ++workers) std::thread([this] { serve(); }).detach();
-    const Clock::time_point begun = Clock::now();
     body = run;
     context = with;
     done.store(0, std::memory_order_relaxed);
@@ -101,18 +85,9 @@ struct Pool {
       wake.notify_all();
     }
     work();
-    const Clock::time_point own = Clock::now();
     // A worker that lost its core in the middle of a chunk gets it back sooner when we give up ours.
     for (int spin = 0; done.load(std::memory_order_acquire) != chunks; ++spin)
       spin < kSpins ? relax() : std::this_thread::yield();
-    const Clock::time_point ended = Clock::now();
-    if (ended - own <= kLongWait || ended - own <= (own - begun) / 2) {
-      if (++good_loops == kGoodLoops) pause = kShortPause;
-    } else {
-      alone_until = ended + pause;
-      pause = std::min(2 * pause, kLongPause);
-      good_loops = 0;
-    }
   }
 };
 
@@ -137,7 +112,7 @@ void parallel_chunks(int threads, uint32_t chunks, void (*body)(void*, uint32_t)
   if (threads > 1 && chunks > 1 && chunks <= kMaxChunks) {
     Pool* shared = current();
     std::unique_lock<std::mutex> lock(shared->loop, std::try_to_lock);
-    if (lock.owns_lock() && Clock::now() >= shared->alone_until) {
+    if (lock.owns_lock()) {
       shared->share(std::min(threads, int(chunks)), chunks, body, context);
       return;
     }

@@ -29,7 +29,7 @@ const float* Floats::read(const Kernels& k) {
   return copy_.data();
 }
 
-Program::Program(Isa isa) : kernels_(*kernels_of(isa)) {}
+Program::Program(Isa isa) : isa_(isa), kernels_(*kernels_of(isa)) {}
 
 int Program::buffer(size_t width) {
   strides_.push_back(whole_lanes(width));
@@ -41,18 +41,22 @@ int Program::rope(RopeSpec spec) {
   return int(ropes_.size()) - 1;
 }
 
-void Program::embed(int to, Array table, size_t vocabulary, size_t width, float factor, Array places,
-                    size_t places_count) {
+void Program::embed(int to, Table table, size_t width, float factor, Array places, size_t places_count) {
   push("embed", [=](Step& step) {
     for (size_t i = 0; i < step.rows; ++i)
-      if (step.batch.tokens[i] < 0 || size_t(step.batch.tokens[i]) >= vocabulary)
+      if (step.batch.tokens[i] < 0 || size_t(step.batch.tokens[i]) >= table.rows)
         throw std::out_of_range("a token id is not in the vocabulary");
       else if (places && size_t(step.batch.positions[i]) >= places_count)
         throw std::out_of_range("a position is beyond the model's context");
     each_row(step, width, [&](size_t i) {
       float* x = step.row(to, i);
-      const Array row = table.from(size_t(step.batch.tokens[i]) * width);
-      step.k.widen[int(row.type)](row.data, x, width);
+      const size_t token = size_t(step.batch.tokens[i]);
+      if (table.coded.data) {
+        coded_kernels_of(step.isa).row(table.coded, token, x);
+      } else {
+        const Array row = table.plain.from(token * width);
+        step.k.widen[int(row.type)](row.data, x, width);
+      }
       if (factor != 1.0f) step.k.scale(x, factor, width);
       if (!places) return;
       static thread_local Scratch scratch;
@@ -75,16 +79,42 @@ void Program::norm(Norm kind, int from, int to, Array weight, Array bias, size_t
 }
 
 void Program::linear(int from, std::vector<LinearSpec> specs) {
+  // Those of one kind go in one loop over the threads.
+  std::vector<LinearSpec> plain, coded;
+  for (const LinearSpec& spec : specs) (spec.coded.data ? coded : plain).push_back(spec);
+  if (!plain.empty()) {
+    std::vector<Floats> biases;
+    for (const LinearSpec& spec : plain) biases.emplace_back(spec.bias, spec.out);
+    push("linear", [=, biases = std::move(biases), layers = std::vector<Linear>(plain.size())](Step& step) mutable {
+      for (size_t i = 0; i < plain.size(); ++i) {
+        const size_t to = size_t(plain[i].to);
+        layers[i] = {plain[i].weight,    plain[i].scale,   biases[i].read(step.k), plain[i].out,
+                     step.buffers[to], step.strides[to], plain[i].add};
+      }
+      gristmill::linear(step.k, layers.data(), layers.size(), step.row(from, 0), step.strides[size_t(from)],
+                        plain[0].in, step.rows, step.threads);
+    });
+  }
+  if (coded.empty()) return;
   std::vector<Floats> biases;
-  for (const LinearSpec& spec : specs) biases.emplace_back(spec.bias, spec.out);
-  push("linear", [=, biases = std::move(biases), layers = std::vector<Linear>(specs.size())](Step& step) mutable {
-    for (size_t i = 0; i < specs.size(); ++i) {
-      const size_t to = size_t(specs[i].to);
-      layers[i] = {specs[i].weight,    specs[i].scale,   biases[i].read(step.k), specs[i].out,
-                   step.buffers[to], step.strides[to], specs[i].add};
+  for (const LinearSpec& spec : coded) biases.emplace_back(spec.bias, spec.out);
+  push("linear", [=, biases = std::move(biases), layers = std::vector<CodedLinear>(coded.size())](Step& step) mutable {
+    for (size_t i = 0; i < coded.size(); ++i) {
+      const size_t to = size_t(coded[i].to);
+      layers[i] = {coded[i].coded, biases[i].read(step.k), step.buffers[to], step.strides[to], coded[i].add};
     }
-    gristmill::linear(step.k, layers.data(), layers.size(), step.row(from, 0), step.strides[size_t(from)],
-                      specs[0].in, step.rows, step.threads);
+    coded_linear(step.isa, layers.data(), layers.size(), step.row(from, 0), step.strides[size_t(from)], step.rows,
+                 coded[0].rounded, step.threads);
+  });
+}
+
+void Program::gather(int from, int to, std::vector<int32_t> order) {
+  push("gather", [=, order = std::move(order)](Step& step) {
+    each_row(step, order.size(), [&](size_t i) {
+      const float* x = step.row(from, i);
+      float* y = step.row(to, i);
+      for (size_t c = 0; c < order.size(); ++c) y[c] = x[order[c]];
+    });
   });
 }
 
@@ -172,7 +202,7 @@ void Program::run(const Batch& batch, float* hidden, int threads) {
   size_t width = 0;
   for (size_t stride : strides_) width += stride;
   float* memory = arena_.floats(width * batch.tokens_count);
-  Step step{kernels_, batch, threads, batch.tokens_count, hidden, strides_, {}, {}, {}, {}};
+  Step step{kernels_, isa_, batch, threads, batch.tokens_count, hidden, strides_, {}, {}, {}, {}};
   for (size_t stride : strides_) {
     step.buffers.push_back(memory);
     memory += stride * batch.tokens_count;
@@ -191,8 +221,13 @@ void Program::run(const Batch& batch, float* hidden, int threads) {
 void Program::logits(const LinearSpec& head, float softcap, const float* hidden, float* logits, size_t rows,
                      int threads) {
   Floats bias(head.bias, head.out);
-  const Linear layer{head.weight, head.scale, bias.read(kernels_), head.out, logits, head.out, false};
-  gristmill::linear(kernels_, &layer, 1, hidden, head.in, head.in, rows, threads);
+  if (head.coded.data) {
+    const CodedLinear layer{head.coded, bias.read(kernels_), logits, head.out, false};
+    coded_linear(isa_, &layer, 1, hidden, head.in, rows, head.rounded, threads);
+  } else {
+    const Linear layer{head.weight, head.scale, bias.read(kernels_), head.out, logits, head.out, false};
+    gristmill::linear(kernels_, &layer, 1, hidden, head.in, head.in, rows, threads);
+  }
   if (softcap == 0.0f) return;
   parallel_ranges(threads, rows * head.out, kGrain, [&](size_t begin, size_t end) {
     kernels_.softcap(logits + begin, softcap, end - begin);

@@ -1,6 +1,6 @@
 // A whole forward pass as a flat list of operations over numbered buffers, run by one call a step.
 //
-// Python builds it from the network's modules (gristmill.engine.native) and passes where tensors lie; nothing is
+// Python builds it from the network's modules (gristmill.engine.native_program) and passes where tensors lie; nothing is
 // copied, so weights that change in place are seen by the next step. Activations, cache and sums are fp32.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "coded.h"
 #include "kernels.h"
 #include "scratch.h"
 
@@ -39,6 +40,15 @@ struct LinearSpec {
   size_t out, in;
   int to;  // buffer
   bool add;
+  Coded coded{};  // where it has data, in place of the weight
+  bool rounded = true;  // x, for coded weights
+};
+
+// Rows that tokens stand for.
+struct Table {
+  Array plain;
+  Coded coded{};  // where it has data
+  size_t rows;
 };
 
 // One adapter of one layer: y += B (factor * A x).
@@ -68,6 +78,8 @@ struct MoeSpec {
   int x, out;
   Array router, router_bias, correction;
   Array gate, up, down, gate_bias, up_bias, down_bias;
+  Coded coded_gate{}, coded_up{}, coded_down{};  // of all experts; those with data stand in place of the arrays
+  bool rounded = true;  // x, for coded weights
   Activation activation;
   size_t experts, chosen, width, size;
   int scoring;  // 0 softmax, 1 softmax_chosen, 2 sigmoid
@@ -79,6 +91,7 @@ struct MoeSpec {
 // What operations see of the step that runs.
 struct Step {
   const Kernels& k;
+  Isa isa;
   const Batch& batch;
   int threads;
   size_t rows;  // of every buffer: the step's tokens, and after `keep_wanted` the wanted ones
@@ -101,9 +114,11 @@ class Program {
 
   // Operations, in the order in which they will run.
   // Rows of `table` [vocabulary, width] times `factor`, plus rows of `places` [places_count, width] if given.
-  void embed(int to, Array table, size_t vocabulary, size_t width, float factor, Array places, size_t places_count);
+  void embed(int to, Table table, size_t width, float factor, Array places, size_t places_count);
   void norm(Norm kind, int from, int to, Array weight, Array bias, size_t width, size_t groups, float eps);
   void linear(int from, std::vector<LinearSpec> layers);
+  // The columns of `from` in another order.
+  void gather(int from, int to, std::vector<int32_t> order);
   void lora(int from, int to, int low, size_t in, size_t out, std::map<int, LoraSpec> adapters);
   void attention(AttentionSpec spec);
   void activate(Activation kind, int gate, int up, int to, size_t width);
@@ -131,6 +146,7 @@ class Program {
   void push(const char* name, std::function<void(Step&)> run) { operations_.push_back({name, std::move(run)}); }
   void prepare(Step& step) const;
 
+  Isa isa_;
   const Kernels& kernels_;
   std::vector<size_t> strides_;
   std::vector<RopeSpec> ropes_;

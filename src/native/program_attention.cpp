@@ -1,6 +1,5 @@
 // Attention in a program: turn queries and keys, put keys and values into the cache, attend.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "loops.h"
@@ -19,7 +18,7 @@ struct Task {
 
 void remember(const AttentionSpec& spec, Step& step) {
   const Cache& cache = spec.cache;
-  const size_t C = cache.head_dim, width = cache.value_width();
+  const size_t C = cache.head_dim;
   parallel_ranges(step.threads, step.rows, 16, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
       float *q = step.row(spec.q, i), *k = step.row(spec.k, i), *v = step.row(spec.v, i);
@@ -33,18 +32,29 @@ void remember(const AttentionSpec& spec, Step& step) {
       }
       const size_t slot = size_t(step.batch.slots[i]);
       const size_t block = slot / cache.block_size, offset = slot % cache.block_size;
-      for (size_t h = 0; h < cache.heads; ++h) {
-        float* lane = cache.key_group(block, h, offset / kLanes * kLanes) + offset % kLanes;
-        for (size_t c = 0; c < C; ++c) lane[c * kLanes] = k[h * C + c];
-        float* row = cache.value_row(block, h, offset);
-        std::memcpy(row, v + h * C, C * sizeof(float));
-        std::memset(row + C, 0, (width - C) * sizeof(float));
-      }
+      for (size_t h = 0; h < cache.heads; ++h) step.k.remember(cache, k + h * C, v + h * C, block, h, offset);
     }
   });
 }
 
 }  // namespace
+
+Cache::Cache(uintptr_t keys, uintptr_t values, Kept kept, size_t block_size, size_t heads, size_t head_dim)
+    : keys(reinterpret_cast<unsigned char*>(keys)),
+      values(reinterpret_cast<unsigned char*>(values)),
+      kept(kept),
+      block_size(block_size),
+      heads(heads),
+      head_dim(head_dim) {
+  const size_t groups = (head_dim + kGroup - 1) / kGroup;
+  value_width = kept == Kept::int4 ? groups * kGroup : whole_lanes(head_dim);
+  switch (kept) {
+    case Kept::float32: key_strip = 64 * head_dim, value_strip = 64 * value_width; break;
+    case Kept::float16: key_strip = 32 * head_dim, value_strip = 32 * value_width; break;
+    case Kept::int8: key_strip = 64 + 16 * head_dim, value_strip = 64 + 16 * value_width; break;
+    case Kept::int4: key_strip = 64 * groups + 16 * ((head_dim + 1) / 2), value_strip = 64 * groups + 8 * value_width;
+  }
+}
 
 void Program::attention(AttentionSpec spec) {
   push("remember", [=](Step& step) { remember(spec, step); });
@@ -73,7 +83,7 @@ void Program::attention(AttentionSpec spec) {
       const size_t head = chunk % cache.heads;
       const size_t seen = whole_lanes(size_t(batch.positions[task.end - 1]) + 1) + 2 * kLanes;
       static thread_local Scratch memory;
-      float* scratch = memory.floats(size_t(step.k.query_rows) * (seen + cache.value_width()));
+      float* scratch = memory.floats(size_t(step.k.query_rows) * (seen + cache.value_width));
       static thread_local std::vector<Query> queries;
       queries.clear();
       for (size_t i = task.begin; i < task.end; ++i)

@@ -71,6 +71,22 @@ void route(const MoeSpec& spec, float* logits, const float* correction, std::vec
   for (size_t i = 0; i < top; ++i) weights[i] = (spec.normalize ? weights[i] / (sum + 1e-20f) : weights[i]) * spec.factor;
 }
 
+// One expert's layer: rows [e * out, (e + 1) * out) of a stack.
+void expert_linear(const Step& step, const MoeSpec& spec, const Array& plain, const Coded& coded, const float* bias,
+                   size_t e, size_t out, size_t in, const float* x, float* y, size_t n) {
+  const float* mine = bias ? bias + e * out : nullptr;
+  if (coded.data) {
+    Coded part = coded;
+    part.data += e * (out / kLanes) * layout_of(coded).strip;
+    part.out = out;
+    const CodedLinear layer{part, mine, y, out, false};
+    coded_linear(step.isa, &layer, 1, x, in, n, spec.rounded, step.threads);
+  } else {
+    const Linear layer{plain.from(e * out * in), nullptr, mine, out, y, out, false};
+    linear(step.k, &layer, 1, x, in, in, n, step.threads);
+  }
+}
+
 struct Place {
   size_t row;
   float weight;
@@ -107,13 +123,10 @@ void Program::moe(MoeSpec spec) {
       float *x = memory->x.floats(n * D), *gate = memory->gate.floats(n * W), *up = memory->up.floats(n * W);
       float* down = memory->down.floats(n * D);
       for (size_t i = 0; i < n; ++i) std::memcpy(x + i * D, step.row(spec.x, places[e][i].row), D * sizeof(float));
-      const Linear in[2] = {
-          {spec.gate.from(e * W * D), nullptr, gate_biases ? gate_biases + e * W : nullptr, W, gate, W, false},
-          {spec.up.from(e * W * D), nullptr, up_biases ? up_biases + e * W : nullptr, W, up, W, false}};
-      gristmill::linear(step.k, in, 2, x, D, D, n, step.threads);
+      expert_linear(step, spec, spec.gate, spec.coded_gate, gate_biases, e, W, D, x, gate, n);
+      expert_linear(step, spec, spec.up, spec.coded_up, up_biases, e, W, D, x, up, n);
       step.k.activate(spec.activation, gate, up, gate, n * W);
-      const Linear out{spec.down.from(e * D * W), nullptr, down_biases ? down_biases + e * D : nullptr, D, down, D, false};
-      gristmill::linear(step.k, &out, 1, gate, W, W, n, step.threads);
+      expert_linear(step, spec, spec.down, spec.coded_down, down_biases, e, D, W, gate, down, n);
       for (size_t i = 0; i < n; ++i)
         step.k.add_scaled(down + i * D, places[e][i].weight, step.row(spec.out, places[e][i].row), D);
     }

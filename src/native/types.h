@@ -8,7 +8,7 @@ namespace gristmill {
 
 enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
 
-// Elements of a stored array. Their order is part of the Python side (gristmill.engine.native).
+// Elements of a stored array. Their order is part of the Python side (gristmill.kernels.linear).
 enum class Type : int { f32 = 0, bf16 = 1, f16 = 2, int8 = 3 };
 
 struct bf16 {

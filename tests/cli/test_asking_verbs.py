@@ -56,7 +56,9 @@ def test_generate_writes_the_engines_text(gristmill, run: Path) -> None:
     as_json = json.loads(gristmill("generate", run, prompt, *options, "--json").out)
     assert as_json["text"] == expected.text
     assert as_json["token_ids"] == list(expected.token_ids)
-    assert as_json["finish_reason"] == expected.finish_reason
+    assert as_json["finish_reason"] == expected.finish_reason and as_json["seed"] == 3
+    greedy = json.loads(gristmill("generate", run, prompt, "--temperature", 0, "--json").out)
+    assert "seed" not in greedy  # nothing was drawn
 
 
 def test_generate_says_which_model_of_a_run_it_asks(gristmill, run: Path) -> None:
@@ -116,7 +118,7 @@ def test_chat_answers_each_line_of_a_pipe_by_itself(gristmill, run: Path) -> Non
     lines = f"{QUESTIONS[0]}\n\n{QUESTIONS[2]}\n"
     result = gristmill("chat", run, stdin=lines)
     assert result.code == 0
-    assert result.out == "".join(f"> {LESSONS[i][0]}\n{LESSONS[i][1]}\n" for i in (0, 2))
+    assert result.out == f"{LESSONS[0][1]}\n{LESSONS[2][1]}\n"
 
 
 def test_chat_with_the_runs_index_cites(gristmill, run: Path) -> None:
@@ -135,9 +137,22 @@ def test_chat_with_the_runs_index_cites(gristmill, run: Path) -> None:
 
 
 def test_chat_goes_on_after_a_question_that_does_not_fit(gristmill, run: Path) -> None:
-    result = gristmill("chat", run, stdin=f"{'a b c ' * 300}\n{QUESTIONS[0]}\n")
-    assert result.code == 2
-    assert "384" in result.err and FACTS[0].summary in result.out
+    """The line of the input is told, blank ones counted; the answer's place stays empty."""
+    lines = f"\n{'a b c ' * 300}\nq\udcff\n{QUESTIONS[0]}\n".encode(errors="surrogateescape")
+    result = gristmill("chat", run, stdin=lines)
+    assert result.code == 2 and result.out == f"\n\n{LESSONS[0][1]}\n"
+    too_long, not_text = result.err.splitlines()
+    assert too_long.startswith("line 2: ") and "384" in too_long
+    assert not_text.startswith("line 3: not UTF-8 text: its byte 2 is 0xFF")
+    turns = json.loads(gristmill("chat", run, "--json", stdin=lines).out)["turns"]
+    assert [turn["line"] for turn in turns] == [2, 3, 4] and "error" in turns[0]
+    assert turns[2]["answer"] == LESSONS[0][1]
+
+
+def test_chat_without_an_input(gristmill, run: Path, monkeypatch) -> None:
+    monkeypatch.setattr("io.TextIOWrapper", lambda *_, **__: None)  # as Python finds it when closed
+    result = gristmill("chat", run)
+    assert result.code == 2 and "standard input is closed" in result.err
 
 
 def test_chat_needs_an_index_to_look_things_up(gristmill, run: Path) -> None:
@@ -204,3 +219,4 @@ def test_serve_without_its_extra_names_it(gristmill, run: Path, monkeypatch) -> 
 def test_help_has_examples(gristmill, verb: str) -> None:
     shown = gristmill(verb, "--help")
     assert shown.code == 0 and "Examples" in shown.out and "runs/pyhelp" in shown.out
+    assert "llama2.c" in shown.out and "<bool>" not in shown.out and "{MODEL" not in shown.out

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from gristmill.formats import Model
+
 
 def test_a_sweep(gristmill, taught) -> None:
     options = ["--rows", "1,3", "--prompt-tokens", 16, "--new-tokens", 6]
@@ -18,6 +20,17 @@ def test_a_sweep(gristmill, taught) -> None:
         assert point["bandwidth_share"] == pytest.approx(share) and share > 0
     shown = gristmill("bench", taught, *options, "--runner", "torch")
     assert "torch runner" in shown.out and "GB/s" in shown.out
+
+
+def test_the_type_of_the_weights_is_told(gristmill, taught, tmp_path) -> None:
+    Model.load(taught).save(tmp_path / "small.gguf", quant="Q8_0")
+    options = ["--rows", 1, "--prompt-tokens", 8, "--new-tokens", 3, "--dtype", "auto"]
+    found = json.loads(gristmill("bench", tmp_path / "small.gguf", *options, "--json").out)
+    assert found["weight_types"] == found["stored_types"] == ["Q8_0"]
+    assert found["weight_bytes"] < 0.4 * 4 * found["parameters"]
+    shown = gristmill("bench", tmp_path / "small.gguf", *options, "--activations", "float")
+    assert "weights (Q8_0)" in shown.out
+    assert "weights (float32);" in gristmill("bench", taught, *options).out
 
 
 def test_what_there_is_no_time_for_is_left_out(gristmill, taught) -> None:
@@ -37,6 +50,8 @@ def test_what_there_is_no_time_for_is_left_out(gristmill, taught) -> None:
         (["--prompt-tokens", "1000"], "do not fit the model's context of 384"),
         (["--runner", "gpu"], "--runner must be auto, native or torch"),
         (["--dtype", "float12"], "float12"),
+        (["--activations", "int4"], 'activations must be "int8" or "float"'),
+        (["--cache-dtype", "int9"], 'cache_dtype must be "auto", "float32"'),
     ],
 )
 def test_wrong_requests(gristmill, taught, arguments, message) -> None:

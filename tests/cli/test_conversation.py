@@ -258,7 +258,7 @@ def test_a_model_without_a_template_cannot_chat(gristmill, tmp_path) -> None:
 def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(terminal, tmp_path) -> None:
     endless = random_model(max_seq_len=100_000)
     with torch.no_grad():
-        endless.network.head_weight[list(endless.tokenizer.stop_ids)] = 0  # never the likeliest
+        endless.network.head.weight[list(endless.tokenizer.stop_ids)] = 0  # never the likeliest
     endless.save(tmp_path / "endless")
     at = terminal("chat", tmp_path / "endless", "--max-tokens", 90_000)
     at.type("x\r", "\x1b[")  # something is shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -54,6 +55,23 @@ def test_the_text_has_the_form_that_was_asked_for(gristmill, taught, tmp_path) -
     assert gristmill("generate", taught, "x", "--grammar", lark).out in ("left\n", "right\n")
 
 
+def test_a_form_that_the_limit_cuts_is_told(gristmill, taught) -> None:
+    """Plain text may be cut; half an object is not what was asked for, while "12" is [0-9]+ also at the limit."""
+    options = ["--max-tokens", 2, "--temperature", 0]
+    assert gristmill("generate", taught, "x", *options).code == 0
+    cut = gristmill("generate", taught, "x", "--json-object", *options)
+    assert cut.code == 1 and cut.out.startswith("{") and "cut before it had the form" in cut.err
+    as_json = gristmill("generate", taught, "x", "--json-object", *options, "--json")
+    found = json.loads(as_json.out)  # one document
+    assert as_json.code == 1 and (found["finish_reason"], found["complete"]) == ("length", False)
+    whole = gristmill("generate", taught, "x", "--regex", "[0-9]+", *options, "--json")
+    found = json.loads(whole.out)
+    assert whole.code == 0 and (found["finish_reason"], found["complete"]) == ("length", True)
+    lines = '{"prompt": "x", "json_object": true}\nplain'
+    batch = gristmill("generate", taught, "--batch", *options, stdin=lines)
+    assert batch.code == 1 and "line 1: cut before it had the form" in batch.err
+
+
 def test_drafts_change_nothing_but_speed(gristmill, taught) -> None:
     options = ["--temperature", 0, "--max-tokens", 60, "--ignore-eos"]
     plain = gristmill("generate", taught, LESSONS[0][0], *options)
@@ -72,7 +90,11 @@ def test_drafts_change_nothing_but_speed(gristmill, taught) -> None:
         (["x", "--json-schema", "nowhere.json"], "there is no file nowhere.json"),
         (["x", "--regex", "["], "regex"),
         (["x", "--n", "0"], "n must be 1 to 1024"),
-        (["x", "--draft", "nowhere"], "there is no model at nowhere"),
+        (
+            ["x", "--draft", "nowhere"],
+            "takes ngram, early-exit or a model, and there is no model at",
+        ),
+        (["x", "--draft", "nogram"], 'there is no model at nogram. Did you mean "ngram"?'),
     ],
 )
 def test_wrong_requests(gristmill, taught, arguments, message) -> None:
@@ -104,6 +126,8 @@ def test_a_batch_answers_every_line_in_order(gristmill, taught) -> None:
     assert third["text"] == LESSONS[1][1]
     assert fourth["text"] == drawn("the", seed=7, max_tokens=10) and fourth["seed"] == 7
     assert len(fourth["alternatives"]) == 1 and len(fourth["logprobs"][0]["top"]) == 1
+    assert "".join(token["token"] for token in fourth["logprobs"]) == fourth["text"]
+    assert "token" in fourth["logprobs"][0]["top"][0] and "seed" not in first
     whole = gristmill("generate", taught, "-", *options, "--json", stdin=stdin)
     assert json.loads(whole.out)["answers"][2] == third
 
@@ -129,6 +153,74 @@ def test_a_bad_line_is_told_and_the_others_go_on(gristmill, taught) -> None:
     for number, (_, message) in bad.items():
         assert message in found[number - 1]["error"]
         assert f"line {number}: " in result.err
+
+
+def test_a_bad_line_keeps_its_name(gristmill, taught) -> None:
+    lines = [
+        '{"id": 5, "promt": "x"}',
+        '{"id": "\\udc00", "prompt": "\\ud800"}',
+        '{"id": 7, "prompt": 1}',
+    ]
+    result = gristmill("generate", taught, "--batch", stdin="\n".join(lines))
+    found = rows(result.out)
+    assert [row["id"] for row in found] == [5, "\udc00", 7] and found[1]["prompt"] == "\ud800"
+    assert all("error" in row for row in found)
+    assert "0 answers, 0 tokens" in result.err and "3 of 3 lines were bad" in result.err
+
+
+def test_a_line_sets_its_form(gristmill, taught) -> None:
+    forms = [
+        ({"json_schema": {"enum": ["a", "b"]}}, '"[ab]"'),
+        ({"json_object": True}, r"(?s)\{.*"),  # this model may never close it
+        ({"regex": "[0-9]{3}"}, "[0-9]{3}"),
+        ({"grammar": 'start: "left" | "right"'}, "left|right"),
+        ({"choice": ["yes", "no"]}, "yes|no"),
+        ({"choice": None, "max_tokens": 1}, "(?s).*"),  # lifts the command's own
+        ({}, "maybe"),
+    ]
+    lines = "\n".join(json.dumps({"prompt": "x", **form}) for form, _ in forms)
+    options = ["--batch", "--choice", "maybe", "--seed", 1, "--max-tokens", 300]
+    result = gristmill("generate", taught, *options, stdin=lines)
+    found = rows(result.out)
+    assert result.code == (0 if found[1]["complete"] else 1)
+    for (_, pattern), row in zip(forms, found, strict=True):
+        assert re.fullmatch(pattern, row["text"]), row
+    assert ["complete" in row for row in found] == [True] * 5 + [False, True]
+    wrong = [
+        ({"regex": "a", "choice": "b"}, "regex and choice exclude each other"),
+        ({"json_schema": "a"}, "json_schema must be an object, not 'a'"),
+        ({"json_object": 1}, "json_object must be true or false"),
+        ({"choice": [1]}, "choice needs strings"),
+        ({"regex": "["}, "regex"),
+    ]
+    lines = "\n".join(json.dumps({"prompt": "x", **form}) for form, _ in wrong)
+    result = gristmill("generate", taught, "--batch", stdin=lines)
+    for (_, message), row in zip(wrong, rows(result.out), strict=True):
+        assert message in row["error"]
+
+
+def test_json_and_a_line_of_a_batch_have_one_shape(gristmill, taught) -> None:
+    options = ["--seed", 4, "--max-tokens", 5, "--logprobs", 2, "--n", 2]
+    alone = json.loads(gristmill("generate", taught, "é", *options, "--json").out)
+    (line,) = rows(gristmill("generate", taught, "--batch", *options, stdin="é").out)
+    assert {"model": alone.pop("model"), "params": alone.pop("params")}
+    assert alone == {key: value for key, value in line.items() if key not in ("line", "prompt")}
+
+
+def test_input_that_begins_with_a_byte_order_mark(gristmill, taught) -> None:
+    stdin = codecs.BOM_UTF8 + b'{"prompt": "x", "id": 1}\r\ny'
+    result = gristmill("generate", taught, "--batch", "--max-tokens", 1, stdin=stdin)
+    first, second = rows(result.out)
+    assert (first["prompt"], first["id"], second["prompt"]) == ("x", 1, "y")
+    options = ["--temperature", 0, "--max-tokens", 9]
+    marked = gristmill("generate", taught, "-", *options, stdin=codecs.BOM_UTF8 + b"the")
+    assert marked.out == gristmill("generate", taught, "the", *options).out
+
+
+def test_input_that_is_not_utf8(gristmill, taught) -> None:
+    result = gristmill("generate", taught, "-", stdin=b"good\nb\xe9d")
+    assert result.code == 2 and not result.out
+    assert "standard input: line 2 is not UTF-8 text: its byte 2 is 0xE9" in result.err
 
 
 def test_a_long_batch_streams_in_order(gristmill, taught) -> None:

@@ -9,6 +9,7 @@ import re
 from rich.console import Console
 
 from gristmill.engine import inspect
+from gristmill.engine.inspection import spelled
 from tests.tiny_model import random_model, taught_model
 
 TEXT = "the dataset é🙂\n<b>&amp; [bold]"
@@ -40,10 +41,20 @@ def test_the_table(gristmill, taught, monkeypatch) -> None:
     result = gristmill("inspect", taught, "-", "--alternatives", 2, stdin="the dataset")
     assert result.code == 0 and "mean entropy" in result.out
     (row,) = (line for line in result.out.splitlines() if "' dataset'" in line and "█" in line)
-    assert len(re.findall(r"'.*?' \d\.\d\d", row)) == 2
+    assert len(re.findall(r"'.*?' \d\.\d\d(?!\d)", row)) == 2
     bare = gristmill("inspect", taught, "the dataset", "--alternatives", 0)
     assert bare.code == 0 and "likeliest there" not in bare.out
     assert gristmill("inspect", taught, "x", "--alternatives", -1).code == 2
+
+
+def test_the_alternatives_fit_a_narrow_terminal(gristmill, taught, monkeypatch) -> None:
+    monkeypatch.setattr("gristmill.cli.inspect.out", Console(width=80, highlight=False))
+    narrow = gristmill("inspect", taught, TEXT, "--alternatives", 4)
+    assert max(map(len, narrow.out.partition("loss")[0].splitlines())) <= 80
+    text = narrow.out.partition("loss")[0]
+    seen = inspect(taught_model(), TEXT, alternatives=4)
+    assert text.count("…") == 0 and "'<0xC3>'" in text
+    assert len(re.findall(r" \d\.\d\d(?=  | *\n)", text)) >= 4 * len(seen.tokens)
 
 
 def test_the_heat_map_is_one_page_that_loads_nothing(gristmill, taught, tmp_path) -> None:
@@ -55,5 +66,23 @@ def test_the_heat_map_is_one_page_that_loads_nothing(gristmill, taught, tmp_path
     assert page.count('class="heat-panel"') == len(found["tokens"])
     assert "<b>&amp;" not in page and "&lt;" in page and "<script" not in page
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
+    assert "A dot is the beginning of a character" in page and "&lt;0xF0&gt;" in page
+    assert "🙂" in page and "\ufffd" not in page
+    missing = gristmill("inspect", taught, TEXT, "--html", tmp_path / "no" / "heat.html")
+    assert missing.code == 2 and f"no directory {tmp_path / 'no'}" in missing.err
+    assert not (tmp_path / "no").exists()
+    assert "is a directory" in gristmill("inspect", taught, TEXT, "--html", tmp_path).err
     without = gristmill("inspect", taught, "--html", file)
     assert without.code == 2 and "give one" in without.err
+
+
+def test_a_text_or_a_model_is_needed(gristmill) -> None:
+    result = gristmill("inspect")
+    assert result.code == 2 and "give a TEXT, a MODEL" in result.err
+    assert "[MODEL] [TEXT]" in gristmill("inspect", "--help").out
+
+
+def test_bytes_that_are_no_text_alone_are_named() -> None:
+    assert spelled("é 🙂".encode()) == "é 🙂"
+    assert spelled(b"a\xe2\x82") == "a<0xE2><0x82>"
+    assert spelled(b"\xed\xa0\x80") == "<0xED><0xA0><0x80>"  # a surrogate is no UTF-8

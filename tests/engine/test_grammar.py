@@ -21,7 +21,7 @@ from gristmill.engine import Engine
 from gristmill.engine.grammar import compile_grammar
 from gristmill.engine.masks import token_masks
 from gristmill.engine.sampler import History, sample
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 from gristmill.lm import Grammar, Request, SamplingParams
 from gristmill.tokenizer import Tokenizer, train_bpe
 from tests.tiny_model import random_model
@@ -150,14 +150,14 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 
 def test_every_value_of_a_schema_can_be_written():
-    """What is forced is the schema and no more: not the blanks, not the escapes, not a like-sounding subset."""
+    """What is forced is the schema and no more: not the spaces, not the escapes, not a like-sounding subset."""
     for seed in range(300):
         chance = random.Random(seed)
         wanted = schema(chance)
-        for indent in (None, 1):
+        for separators in ((",", ":"), (", ", ": ")):
             said = value(chance, wanted)
             jsonschema.validate(said, wanted)
-            text = json.dumps(said, ensure_ascii=False, indent=indent)
+            text = json.dumps(said, ensure_ascii=False, separators=separators)
             assert accepts(Grammar("json_schema", wanted), text), (wanted, text)
     assert not accepts(Grammar("json_schema", {"type": "integer", "maximum": 9}), "10")
 
@@ -198,6 +198,18 @@ def test_regular_expressions(pattern):
         assert not whole or re.fullmatch(pattern, text), text
 
 
+@pytest.mark.parametrize("kind", ["json_schema", "json_object"])
+def test_json_has_no_room_for_blanks(kind):
+    """A model that likes nothing better than blanks would fill its answer with them."""
+    grammar = Grammar(kind, {"type": "object"} if kind == "json_schema" else "")
+    for text in ('{"a":[1,{}]}', '{"a": [1, {}]}', '{ "a" : [ 1 , { } ] }'):
+        assert accepts(grammar, text), text
+    for blank in ("  ", "\n", "\t", "\r"):
+        for at in (0, 1, 4, 5, 12):
+            text = '{"a":[1,{}]}'
+            assert not accepts(grammar, text[:at] + blank + text[at:]), (blank, at)
+
+
 def test_choices_and_lark():
     options = ("red", "green", "größe or not")
     texts = {written(Grammar("choice", options), seed)[0] for seed in range(40)}
@@ -223,14 +235,39 @@ def test_choices_and_lark():
         (Grammar("json_schema", {"maximum": float("nan")}), "is no JSON"),
         (Grammar("regex", r"(a|b)\1"), "backreferences"),
         (Grammar("lark", 'start: "a" %json {"contains": {}}'), "contains"),
+        (Grammar("lark", 'start: start "a"'), "no text can begin"),
+        (Grammar("regex", r"[^\s\S]"), "no text can begin"),
     ],
 )
 def test_what_is_wrong_or_would_not_be_enforced_is_refused(grammar, said):
     with pytest.raises(RequestError, match=said):
         compile_grammar(grammar, tokenizer())
-    for kind, source in (("json_schema", "{}"), ("choice", ()), ("nothing", "")):
-        with pytest.raises(RequestError, match="grammar"):
+    for kind, source, told in (
+        ("json_schema", "{}", "a schema as a dict, not a str"),
+        ("choice", (), "at least one"),
+        ("choice", "ab", "a list of strings, not a str"),
+        ("regexp", "", 'json_schema, json_object, regex, lark, choice. Did you mean "regex"'),
+    ):
+        with pytest.raises(RequestError, match=f"grammar: .*{told}"):
             Grammar(kind, source)
+
+
+def test_a_regular_expressions_error_is_its_own_and_not_that_of_the_lark_around_it():
+    for pattern, said in (
+        ("ab(cd", 'unclosed group, at "(cd"'),
+        ("a/b{3,1}", 'invalid repetition count range, the start must be <= the end, at "{3,1}"'),
+        (
+            "(?=a)b",
+            'look-around, including look-ahead and look-behind, is not supported, at "(?=a)b"',
+        ),
+    ):
+        with pytest.raises(RequestError) as caught:
+            compile_grammar(Grammar("regex", pattern), tokenizer())
+        assert str(caught.value) == f"grammar: the regex is wrong: {said}"
+
+
+def test_choices_may_be_a_list():
+    assert Grammar("choice", ["a", "b"]) == Grammar("choice", ("a", "b"))
 
 
 def test_validate_roll_back_and_copies():
@@ -245,7 +282,7 @@ def test_validate_roll_back_and_copies():
     for token in letters:
         one.consume(token)
     assert one._matcher.is_accepting() and not other._matcher.is_accepting()
-    with pytest.raises(ValueError, match="grammar"):
+    with pytest.raises(WorkError, match="grammar"):
         other.consume(letters[1])
 
 
@@ -407,3 +444,13 @@ def test_cut_by_max_tokens_says_length():
     params = SamplingParams(max_tokens=3, grammar=Grammar("regex", "[a-z]{40}"))
     (out,) = Engine(model()).generate([Request("x", params)])
     assert out.finish_reason == "length"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_dead_end_in_a_grammar_is_told_and_not_logged(temperature, caplog):
+    dead = Grammar("lark", 'start: "a" b\nb: b "c"')  # after "a" nothing can come
+    params = SamplingParams(max_tokens=9, temperature=temperature, grammar=dead)
+    (out,) = Engine(model()).generate([Request("x", params)])
+    assert out.finish_reason == "error"
+    assert out.error == "the grammar cannot go on: there is no token that may come next"
+    assert not caplog.records

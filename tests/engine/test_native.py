@@ -253,8 +253,8 @@ def test_garbage_in_unwritten_slots_is_never_read(root: Path):
         network, tokens = network_of(case, root), some_tokens(37)
         runner = NativeRunner(network, 4, BLOCK)
         [expected] = step(runner, whole(tokens, [0, 1, 2]))
-        runner._keys.fill_(float("nan"))
-        runner._values.fill_(float("nan"))
+        runner._cache.keys.fill_(255)
+        runner._cache.values.fill_(255)
         assert torch.equal(in_pieces(runner, tokens, [3, 1, 0], 9), expected)
 
 

@@ -169,6 +169,42 @@ def test_more_than_the_cache_holds_is_refused_with_both_counts(model):
     with pytest.raises(CacheOverflow, match=r"(?s)72.*64"):
         engine.generate([Request(token_ids=[65] * 60, params=drawn())])
     assert len(engine.generate([Request(token_ids=[65] * 52, params=drawn())])[0].token_ids) > 0
+    for read in (engine.score, engine.embed):
+        read([[65] * 64])
+        with pytest.raises(
+            CacheOverflow, match=r"the text has 65 tokens.*holds 64; shorten it, or"
+        ):
+            read([[65] * 65])
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda e: e.embed("text"), r"give a list, as in embed\(\[.*not 'text'"),
+        (lambda e: e.score("text"), r"give a list, as in score\(\["),
+        (lambda e: e.score([5, 6]), "a string or token ids, not 5"),
+        (lambda e: e.score([["a"]]), "a string or token ids"),
+        (lambda e: e.embed(["text"], pooling="max"), 'pooling must be "mean" or "last"'),
+        (lambda e: e.generate("text"), r"give a list, as in generate\(\["),
+        (lambda e: e.generate(Request("text")), "give a list"),
+        (lambda e: e.generate(["text"]), "a request is a Request.*not 'text'"),
+        (lambda e: e.stream("text"), "a request is a Request"),
+        (lambda e: e.chat("text"), "give a list, as in chat"),
+        (lambda e: e.chat({"role": "user", "content": "text"}), "give a list, as in chat"),
+        (lambda e: Request(None), "prompt must be a string, not None"),
+        (lambda e: Request("a", {"max_tokens": 3}), "params must be SamplingParams"),
+        (lambda e: Request(token_ids="abc"), "token_ids must be token ids"),
+        (lambda e: Request("a", adapter=3), "adapter must be the name"),
+        (lambda e: Engine("path"), r"Engine\(Model.load\("),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_a_sentence(engine, ask, said):
+    with pytest.raises(RequestError, match=said):
+        ask(engine)
+
+
+def test_no_texts_have_no_embeddings(engine):
+    assert engine.embed([]).shape == (0, 48)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +242,26 @@ def test_one_that_fails_does_not_touch_the_others(model):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_where_nothing_may_be_said_that_request_fails(model, temperature):
+def test_where_nothing_may_be_said_that_request_fails(model, temperature, caplog):
     none = Grammar("choice", ("word",))
     params = drawn(temperature=temperature, grammar=none, allowed_token_ids=(5,))
     failed, fine = Engine(model).generate([Request("x", params), Request("x", drawn())])
     assert failed.finish_reason == "error" and "leave no token" in (failed.error or "")
     assert fine == Engine(model).generate([Request("x", drawn())])[0]
+    assert not caplog.records, "what a request asked for is no fault of the program"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("grammar", [None, Grammar("regex", "[ab]{5}")])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_logits_that_are_not_finite_are_called_so(temperature, grammar, value, caplog):
+    model = random_model()
+    with torch.no_grad():
+        model.network.model.norm.weight[3] = float(value)
+    params = drawn(temperature=temperature, grammar=grammar)
+    (out,) = Engine(model).generate([Request(token_ids=[5, 6, 7], params=params)])
+    assert "logits are not finite at position 3" in (out.error or "") and not out.token_ids
+    assert not caplog.records
 
 
 def test_streams_side_by_side(model):

@@ -7,9 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
+from gristmill.engine import Engine
 from gristmill.engine.text import TextStream
+from gristmill.formats import Model
+from gristmill.lm import Grammar, Request, SamplingParams
 from gristmill.tokenizer import Tokenizer, train_bpe
+from tests.tiny_model import random_model
 
 TEXTS = ["the end of the line. END of it", "naïve 🙂 text, e\u0301 don't , do not ."] * 5
 TOKENIZER: Tokenizer = train_bpe(iter(TEXTS), 420)
@@ -95,6 +100,17 @@ def test_any_ids_give_the_text_that_decode_gives(name: str, data: st.DataObject)
     assert "".join(map(held.push, ids)) + held.finish() == got.text, "holding back loses nothing"
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+def test_after_a_prompt_the_text_is_what_decode_adds_to_the_prompts(name: str, data: st.DataObject):
+    tokenizer = TOKENIZERS[name]
+    prompt = tokenizer.encode(data.draw(st.text("ae ", max_size=6)))
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
+    pieces, got = stream(ids, tokenizer=tokenizer, before=prompt)
+    assert "".join(pieces) == got.text
+    assert tokenizer.decode(prompt) + got.text == tokenizer.decode([*prompt, *ids])
+
+
 @given(st.text("abc", max_size=40), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1))
 def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str]) -> None:
     """Fed letter by letter, the stop that is complete first ends it; what is shown is never taken back."""
@@ -163,3 +179,57 @@ def test_a_stop_string_may_begin_before_the_least_number_of_tokens() -> None:
     pieces, got = stream(in_bytes("abcdef"), ("cd",), min_tokens=4)
     assert got.stopped and "".join(pieces) == "abc", "what was shown is not taken back"
     assert stream(in_bytes("abcdef"), ("cd",), min_tokens=5)[1].text == "abcdef"
+
+
+def llama() -> tuple[Engine, list[int]]:
+    """A model that speaks with Llama 2's spelling, and the ids of pieces that are whole."""
+    words = ["▁", "a", "▁a", "ab", "▁ab", "▁upon", "▁▁", "é", "▁é"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    backend = Backend(models.BPE({p: i for i, p in enumerate(pieces)}, [], byte_fallback=True))
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.decoder = TOKENIZERS["sentencepiece"].backend.decoder
+    tokenizer = Tokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>"})
+    network = random_model(vocab_size=tokenizer.vocab_size + 64).network
+    return Engine(Model(network, tokenizer)), list(range(259, len(pieces)))
+
+
+def test_prompt_and_answer_join_as_transformers_decodes_them():
+    engine, words = llama()
+    theirs = PreTrainedTokenizerFast(tokenizer_object=engine.tokenizer.backend)
+    bos, first = engine.tokenizer.bos_id, set()
+
+    def decoded(ids) -> str:
+        return theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    for prompt in ([bos, words[1]], [words[2], words[0]], [bos], [bos, words[6]]):
+        for seed in range(8):
+            params = SamplingParams(
+                max_tokens=6, seed=seed, allowed_token_ids=tuple(words), ignore_eos=True
+            )
+            request = Request(token_ids=prompt, params=params)
+            (out,) = engine.generate([request])
+            assert decoded(prompt) + out.text == decoded([*prompt, *out.token_ids])
+            assert "".join(chunk.text for chunk in engine.stream(request)) == out.text
+            first.add((len(prompt), out.text[0]))
+        several = Request(
+            token_ids=prompt,
+            params=SamplingParams(max_tokens=6, seed=1, allowed_token_ids=tuple(words), n=3),
+        )
+        (out,) = engine.generate([several])
+        for answer in (out, *out.alternatives):
+            assert decoded(prompt) + answer.text == decoded([*prompt, *answer.token_ids])
+    assert (2, " ") in first, "no answer began with a space"
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 260]])
+def test_a_grammars_text_and_a_stop_string_begin_with_the_space_that_they_have(prompt):
+    engine, words = llama()
+    params = SamplingParams(max_tokens=20, grammar=Grammar("regex", " upon( ab)+"), seed=2)
+    (out,) = engine.generate([Request(token_ids=prompt, params=params)])
+    assert out.text.startswith(" upon ab")
+    upon = (words[5],)
+    stopped = SamplingParams(max_tokens=9, allowed_token_ids=upon, stop=(" upon",))
+    (out,) = engine.generate([Request(token_ids=prompt, params=stopped)])
+    # After BOS alone the text's first space is not shown, so the stop string comes with the second token.
+    shown = "" if len(prompt) > 1 else "upon"
+    assert (out.text, out.finish_reason, len(out.token_ids)) == (shown, "stop", 1 + bool(shown))

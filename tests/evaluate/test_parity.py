@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -56,7 +54,7 @@ def test_copies_in_other_formats(taught, tmp_path) -> None:
     kinds = [*(tmp_path / f"{kind}.gguf" for kind in ("F32", "F16", "Q8_0", "Q4_0")), int8]
     results = list(parity(taught, kinds))[len(ENGINE_PATHS) :]
     assert [result.status for result in results] == ["same"] * 5
-    assert [result.same_ids for result in results] == [True] * 5
+    assert [(result.same_texts, result.same_chat) for result in results] == [(True, True)] * 5
     assert results[0].max_difference <= TOLERANCE and results[0].bound == "≤ 1e-04"
     assert [result.bound for result in results[1:]] == [
         f"KL ≤ {b}" for b in (0.0001, 0.01, 1.5, 0.01)
@@ -79,8 +77,10 @@ def test_copies_that_say_something_else_are_broken(taught, tmp_path) -> None:
     paths = [tmp_path / name for name in ("weights", "template", "vocabulary", "damaged.gguf")]
     weights, template, vocabulary, damaged = list(parity(taught, paths))[len(ENGINE_PATHS) :]
     assert {r.status for r in (weights, template, vocabulary, damaged)} == {"broken"}
-    assert weights.same_ids and weights.max_difference > TOLERANCE
-    assert template.same_ids is False and template.max_difference <= TOLERANCE
+    assert weights.same_texts and weights.same_chat and weights.max_difference > TOLERANCE
+    assert template.same_texts and template.same_chat is False
+    assert template.why == "the chat becomes other ids: the chat templates differ"
+    assert template.max_difference <= TOLERANCE
     assert "512 tokens and the model 640" in vocabulary.why and "damaged.gguf" in damaged.why
 
 
@@ -106,7 +106,8 @@ def test_other_ids_for_the_chat_are_found(taught) -> None:
         return ENGINE_PATHS[0][1](model, probes)[1], probes.chat[1:]
 
     found = list(parity(taught, others=[("wrong", wrong)]))[-1]
-    assert (found.status, found.same_ids) == ("broken", False)
+    assert (found.status, found.same_chat) == ("broken", False)
+    assert found.why == "it made other ids of the chat"
 
 
 def test_a_short_context_and_no_template(tmp_path) -> None:
@@ -116,4 +117,22 @@ def test_a_short_context_and_no_template(tmp_path) -> None:
     results = list(parity(bare, others=[("server", lambda model, probes: ([], None))]))
     assert {r.status for r in results} <= {"same", "not run"}
     assert results[-1].status == "not run" and "no chat template" in results[-1].why
-    assert json.dumps([r.why for r in results])
+    short = list(parity(model, others=[("server", lambda model, probes: ([], None))]))
+    assert short[-1].status == "not run" and "in its context" in short[-1].why
+
+
+def test_a_side_without_a_template_is_named(taught, tmp_path) -> None:
+    def other(template: str | None) -> Model:
+        config = {k: v for k, v in taught.tokenizer.config.items() if k != "chat_template"}
+        config |= {} if template is None else {"chat_template": template}
+        return Model(taught.network, Tokenizer(taught.tokenizer.backend, config))
+
+    other(None).save(tmp_path / "bare")
+    other("{{ raise_exception('no') }}").save(tmp_path / "failing")
+    paths = [tmp_path / "bare", tmp_path / "failing"]
+    bare, failing = list(parity(taught, paths))[len(ENGINE_PATHS) :]
+    assert (bare.status, bare.same_texts, bare.same_chat) == ("same", True, None)
+    assert bare.why == "the copy has no chat template, so no chat was compared"
+    assert failing.same_chat is None and "the copy cannot render the chat (" in failing.why
+    turned = list(parity(Model.load(tmp_path / "bare"), [taught.path]))[-1]
+    assert turned.why == "the model has no chat template, so no chat was compared"

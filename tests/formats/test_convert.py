@@ -72,4 +72,4 @@ def test_what_cannot_be_asked_for(tmp_path):
 def test_other_dtypes(tmp_path):
     done = convert(STORIES, tmp_path / "half", dtype="bfloat16")
     assert done.kind == "BF16" and done.parity.kl == 0  # compared with what was read as bfloat16
-    assert Model.load(tmp_path / "half", dtype="auto").network.head_weight.dtype == torch.bfloat16
+    assert Model.load(tmp_path / "half", dtype="auto").network.head.weight.dtype == torch.bfloat16

@@ -69,8 +69,17 @@ def edit_tensors(path, change):
         (dict(rope_parameters={"partial_rotary_factor": 2}), "from 0 to 1"),
         (dict(rope_parameters={"rope_theta": -1}), "rope_theta must be a number above 1"),
         (dict(rope_parameters=[1]), "rope_parameters must be an object"),
-        (dict(quantization_config={"quant_method": "gptq"}), "quantization is not read yet"),
-        (dict(quantization_config={"config_groups": {"a": 1}}), "must be an object of objects"),
+        (dict(quantization_config={"quant_method": "gptq"}), "bits must be a whole number"),
+        (dict(quantization_config={"quant_method": "fp8"}), "quantized by 'fp8' are not read"),
+        (
+            dict(
+                quantization_config={
+                    "quant_method": "compressed-tensors",
+                    "config_groups": {"a": 1},
+                }
+            ),
+            "must be an object of objects",
+        ),
         (dict(rms_norm_eps="tiny"), "rms_norm_eps must be a number"),
         (dict(vocab_size=400.5), "vocab_size must be a whole number"),
         (dict(quantization_config=3), "quantization_config must be an object"),

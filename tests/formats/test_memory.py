@@ -28,7 +28,8 @@ def kilobytes(field):
 torch.zeros(4).bfloat16().float().aminmax()  # what torch sets up at first use
 before = kilobytes("VmRSS")
 model = Model.load(sys.argv[1], dtype=sys.argv[2])
-held = sum(p.numel() * p.element_size() for p in model.network.parameters())
+tensors = [*model.network.parameters(), *model.network.buffers()]
+held = sum(t.numel() * t.element_size() for t in tensors)
 print(json.dumps({"peak": 1024 * (kilobytes("VmHWM") - before), "held": held}))
 """
 
@@ -65,5 +66,5 @@ def test_peak_is_the_weights(large, name, dtype):
         check=True,
     )
     found = json.loads(run.stdout)
-    assert found["held"] > 200_000_000
+    assert found["held"] > 150_000_000
     assert found["peak"] <= 1.15 * found["held"], found

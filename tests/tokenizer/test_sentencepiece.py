@@ -114,6 +114,23 @@ def test_ids_and_text_equal_sentencepiece(trained, name, strings):
         assert ours.encode(text) == theirs.encode(text), text
 
 
+@pytest.mark.parametrize("name", ["bpe", "bpe_no_prefix", "unigram", "unigram_user"])
+def test_text_after_a_prompt_is_what_sentencepiece_adds_to_it(trained, name):
+    theirs, ours = pair(trained(name))
+    before = [] if ours.bos_id is None else [ours.bos_id]  # which decoding leaves out
+    for text in ("def upon(a):\n    return  self", " a  b", "", "é 日本", " x = größe"):
+        ids = theirs.encode(text)
+        if theirs.unk_id() in ids:  # which the library shows as ⁇
+            continue
+        for at in range(len(ids) + 1):
+            prompt = theirs.decode(ids[:at])
+            if "\ufffd" in prompt:  # ends amid a character
+                continue
+            stream = StreamDecoder(ours, [*before, *ids[:at]])
+            added = "".join(map(stream.push, ids[at:])) + stream.finish()
+            assert prompt + added == theirs.decode(ids), (text, at)
+
+
 def test_llama2_equals_sentencepiece_and_its_conformance_file(shared_file, strings):
     theirs, ours = pair(shared_file("llama2.model"))
     assert (ours.vocab_size, ours.bos_id, ours.eos_id) == (32000, 1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gristmill.adapters.lora import Lora
 from gristmill.errors import RequestError
-from gristmill.kernels import Int8Linear
+from gristmill.kernels import Int8Linear, QuantizedLinear
 from gristmill.model import Linear
 
 
@@ -56,7 +56,7 @@ class DiskLayer:
 
 
 def disk_layers(
-    linears: Mapping[str, Linear | Int8Linear], rules: Iterable[Rule]
+    linears: Mapping[str, Linear | Int8Linear | QuantizedLinear], rules: Iterable[Rule]
 ) -> list[DiskLayer]:
     """The linear layers under their names on disk; those that no rule mentions have our name there."""
     layers, covered = [], set()
@@ -72,7 +72,7 @@ def disk_layers(
 def _layer(
     name: str,
     modules: tuple[str, ...],
-    linears: Mapping[str, Linear | Int8Linear],
+    linears: Mapping[str, Linear | Int8Linear | QuantizedLinear],
     save: Callable[[list[Tensor]], list[Tensor]],
 ) -> DiskLayer:
     """Two columns that number the rows go through the rule, and show where every row ends up."""

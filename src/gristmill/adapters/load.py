@@ -14,7 +14,7 @@ from gristmill.adapters.config import LoraConfig
 from gristmill.adapters.disk import DiskLayer, Rule, disk_layers
 from gristmill.adapters.lora import Lora
 from gristmill.adapters.peft_config import read_peft_config
-from gristmill.adapters.resident import attach, linears_of
+from gristmill.adapters.resident import attach, device_of, linears_of
 from gristmill.errors import RequestError
 
 PREFIX = "base_model.model."
@@ -52,8 +52,7 @@ def load_adapter(
             "layer, or it cannot be adapted, or target_modules leaves it out"
         )
     for module, lora in loras.items():
-        weight = linears[module].weight
-        loras[module] = lora.to(weight.device)
+        loras[module] = lora.to(device_of(linears[module]))
     attach(network, name, config, loras)
     return config
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gristmill.kernels import Int8Linear
+from gristmill.kernels import Int8Linear, QuantizedLinear
+from gristmill.model import Linear
 
 
 class Lora(nn.Module):
@@ -33,7 +34,9 @@ class Lora(nn.Module):
         self.scale, self.dropout = scale, dropout
         self._kept: tuple[Any, Tensor] | None = None  # row lengths, and of which tensors they are
 
-    def forward(self, linear: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self, linear: Linear | Int8Linear | QuantizedLinear, x: Tensor, y: Tensor
+    ) -> Tensor:
         """What `linear` gives for x [..., in] with this adapter on, [..., out]; y is what it gives alone."""
         dropping = self.training and self.dropout > 0
         taken = F.dropout(x, self.dropout) if dropping else x
@@ -49,19 +52,19 @@ class Lora(nn.Module):
         return y + (gain - 1).to(x.dtype) * plain + gain.to(x.dtype) * update
 
     @torch.no_grad()
-    def merged(self, linear: nn.Module) -> Tensor:
+    def merged(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
         """The weight that does it all, fp32 [out, in]."""
         weight = self._changed(linear)
         if self.magnitude is not None:
             weight *= (self.magnitude / _lengths(weight))[:, None]
         return weight
 
-    def _changed(self, linear: nn.Module) -> Tensor:
+    def _changed(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
         """W + scale · B A, fp32 [out, in]."""
-        return dense_weight(linear).float() + self.scale * (self.B.float() @ self.A.float())
+        return linear.matrix(torch.float32) + self.scale * (self.B.float() @ self.A.float())
 
     @torch.no_grad()
-    def _row_lengths(self, linear: nn.Module) -> Tensor:
+    def _row_lengths(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
         """‖W + scale · B A‖ of each row, [out]; a constant to the gradient (section 4.3 of the paper).
 
         It costs as much as a pass of r tokens and writes a whole W, so that generating a token would be
@@ -82,11 +85,3 @@ class Lora(nn.Module):
 def _lengths(weight: Tensor) -> Tensor:
     """Of each row, [out]. A row of zeros stays one, at magnitude 0, instead of becoming 0 / 0."""
     return weight.norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
-
-
-def dense_weight(linear: nn.Module) -> Tensor:
-    """The layer's weight [out, in] in a floating dtype."""
-    if isinstance(linear, Int8Linear):
-        return linear.weight.float() * linear.weight_scale
-    assert isinstance(linear.weight, Tensor)
-    return linear.weight

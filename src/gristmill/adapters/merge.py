@@ -13,7 +13,7 @@ from gristmill.adapters.resident import (
     unfreeze,
 )
 from gristmill.errors import RequestError
-from gristmill.kernels import Int8Linear
+from gristmill.kernels import Int8Linear, QuantizedLinear
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def merge(network: nn.Module, name: str = "default") -> None:
         raise RequestError(f"adapter {residents.merged!r} is merged already; unmerge it first")
     layers = {n: (m, a) for n, (m, a) in adapted_layers(network).items() if name in a}
     for module, (linear, _) in layers.items():
-        if isinstance(linear, Int8Linear):
+        if isinstance(linear, Int8Linear | QuantizedLinear):
             raise RequestError(
                 f"{module} has 8-bit weights, into which an adapter cannot be merged: load the "
                 "full-precision model and merge there, then quantize"

@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from gristmill.adapters.config import LoraConfig
-from gristmill.adapters.lora import Lora, dense_weight
+from gristmill.adapters.lora import Lora
 from gristmill.errors import RequestError, nearest
-from gristmill.kernels import Int8Linear
+from gristmill.kernels import Int8Linear, QuantizedLinear
 from gristmill.model import Linear, generator_for
 
 # Linear layers whose weight is used as a matrix: a hook on them would not be called.
@@ -84,16 +85,20 @@ def add_lora(network: nn.Module, config: LoraConfig, name: str = "default", seed
     train_only(network, name)
 
 
-def _fresh(linear: nn.Module, module: str, config: LoraConfig, seed: int) -> Lora:
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    out_features, in_features = weight.shape
-    A = torch.empty(config.rank_of(module), in_features)
+def _fresh(
+    linear: Linear | Int8Linear | QuantizedLinear, module: str, config: LoraConfig, seed: int
+) -> Lora:
+    A = torch.empty(config.rank_of(module), linear.in_features)
     generator = generator_for(seed, f"{module}.lora_A.weight")
     nn.init.kaiming_uniform_(A, a=5**0.5, generator=generator)
-    B = torch.zeros(out_features, config.rank_of(module))
-    magnitude = dense_weight(linear).detach().float().norm(dim=1) if config.dora else None
-    return Lora(A, B, config.scale_of(module), config.dropout, magnitude).to(weight.device)
+    B = torch.zeros(linear.out_features, config.rank_of(module))
+    magnitude = linear.matrix(torch.float32).detach().norm(dim=1) if config.dora else None
+    return Lora(A, B, config.scale_of(module), config.dropout, magnitude).to(device_of(linear))
+
+
+def device_of(linear: nn.Module) -> torch.device:
+    """Where a layer lies; a quantized one has no weight, but buffers."""
+    return next(chain(linear.parameters(), linear.buffers())).device
 
 
 def attach(network: nn.Module, name: str, config: LoraConfig, loras: Mapping[str, Lora]) -> None:
@@ -208,12 +213,12 @@ def adapters_of(network: nn.Module) -> dict[str, LoraConfig]:
     return dict(residents_of(network).configs)
 
 
-def linears_of(network: nn.Module) -> dict[str, Linear | Int8Linear]:
+def linears_of(network: nn.Module) -> dict[str, Linear | Int8Linear | QuantizedLinear]:
     """Every layer that can be adapted, by name."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, Linear | Int8Linear)
+        if isinstance(module, Linear | Int8Linear | QuantizedLinear)
         and name.rpartition(".")[2] not in _USED_AS_MATRIX
     }
 

@@ -131,7 +131,7 @@ def run(
 ) -> Result:
     """inputs: model, questions, tokenizer. Output: model, an HF directory."""
     tokenizer = Tokenizer.load(inputs["tokenizer"])
-    model = Model.load(inputs["model"])
+    model = Model.load(inputs["model"], widen=True)
     questions = inputs["questions"]
     derived = _spread(read_pairs(questions / "preferences.train.jsonl"), config.max_pairs)
     kept_back = read_pairs(questions / "preferences.heldout.jsonl")

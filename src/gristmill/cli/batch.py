@@ -8,14 +8,15 @@ passed over. A line that is wrong gets an error in place of its answer, and the 
 from __future__ import annotations
 
 import json
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from gristmill.cli.answer import answer, is_cut
+from gristmill.cli.asking import at_most_one, input_lines
 from gristmill.errors import GristmillError, RequestError, WorkError, nearest
-from gristmill.lm import Completion, Request, SamplingParams
+from gristmill.lm import Grammar, Request, SamplingParams
 
 if TYPE_CHECKING:
     from gristmill.engine import Engine, Generation
@@ -38,44 +39,49 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     "logprobs": (int, type(None)),
     "n": (int,),
 }
-_KEYS = ("prompt", "messages", "id", *_SETTINGS)
+# The forms, by the names of the options; what each takes, and its kind of Grammar.
+_FORMS: dict[str, tuple[tuple[type, ...], Any]] = {
+    "json_schema": ((dict,), "json_schema"),
+    "json_object": ((bool,), "json_object"),
+    "regex": ((str,), "regex"),
+    "grammar": ((str,), "lark"),
+    "choice": ((str, list), "choice"),
+}
+_GIVEN = ("id", "prompt", "messages")  # come back with the answer
+_KEYS = (*_GIVEN, *_SETTINGS, *_FORMS)
 
 
 @dataclass
 class Line:
-    """One line: its number, what it is called and asks, and the error where it asks nothing sensible."""
+    """One line: its number, what it is called and asks, and its answer, or the error where it asks nothing sensible."""
 
     number: int
     given: dict[str, Any] = field(default_factory=dict)  # what comes back with the answer
     params: SamplingParams | None = None
     error: GristmillError | None = None
     family: list[Generation] = field(default_factory=list)  # the answers under way
+    answer: dict[str, Any] | None = None
+    cut: bool = False  # an answer ended before it had the form that was asked for
 
     @property
     def done(self) -> bool:
-        return self.error is not None or all(g.completion is not None for g in self.family)
+        return self.error is not None or self.answer is not None
 
     def row(self) -> dict[str, Any]:
         """What is written for it."""
         shown: dict[str, Any] = {"line": self.number, **self.given}
-        if self.error is not None:
-            return shown | {"error": str(self.error)}
-        first, *others = (_shown(g.completion) for g in self.family if g.completion)
-        return shown | first | ({"alternatives": others} if others else {})
+        return shown | ({"error": str(self.error)} if self.error else self.answer or {})
 
 
 def read_lines(defaults: SamplingParams) -> list[Line]:
     """All of standard input. `defaults` holds for what a line does not set for itself."""
     lines = []
-    for number, raw in enumerate(getattr(sys.stdin, "buffer", sys.stdin), 1):
+    for number, text in input_lines():
         line = Line(number)
         try:
-            text = (raw if isinstance(raw, str) else raw.decode("utf-8")).rstrip("\r\n")
-            if not text.strip():
-                continue
-            line.given, line.params = _parse(text, defaults)
-        except UnicodeDecodeError as error:
-            line.error = RequestError(f"not UTF-8 text: {error}")
+            if isinstance(text, RequestError):
+                raise text
+            _read(line, text, defaults)
         except RequestError as error:
             line.error = error
         lines.append(line)
@@ -105,12 +111,12 @@ def answered(
             for g, _ in engine.step():
                 tokens += len(g.output) - lengths.get(g, 0)
                 lengths[g] = len(g.output)
-            for line in [line for line in active if line.done]:
+            for line in [line for line in active if all(g.completion for g in line.family)]:
                 active.remove(line)
                 ended += 1
-                _end(line)
                 for g in line.family:
                     lengths.pop(g, None)
+                _end(engine, line)
         progress(ended, tokens)
         while unwritten and unwritten[0].done:
             yield unwritten.popleft()
@@ -133,21 +139,28 @@ def _begin(engine: Engine, line: Line) -> None:
     engine.add(generation)
 
 
-def _end(line: Line) -> None:
-    failed = next(
-        (g.completion.error for g in line.family if g.completion and g.completion.error), ""
-    )
-    if failed:
-        line.error = WorkError(failed)
+def _end(engine: Engine, line: Line) -> None:
+    assert line.params is not None
+    try:
+        found = [g.completion.checked() for g in line.family if g.completion is not None]
+    except WorkError as error:
+        line.error = error
+        return
+    line.answer = answer(engine, line.params, found)
+    line.cut = any(is_cut(engine, line.params, completion) for completion in found)
+    line.family = []
 
 
-def _parse(text: str, defaults: SamplingParams) -> tuple[dict[str, Any], SamplingParams]:
+def _read(line: Line, text: str, defaults: SamplingParams) -> None:
+    """What the line asks. Raises RequestError; what was read by then stays, so that the error names its line's id."""
     if not text.lstrip().startswith("{"):
-        return {"prompt": text}, defaults
+        line.given, line.params = {"prompt": text}, defaults
+        return
     try:
         asked = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"begins like a JSON object and is none: {error}") from None
+    line.given = {name: asked[name] for name in _GIVEN if name in asked}
     for name in asked:
         if name not in _KEYS:
             raise RequestError(f'there is no key "{name}".{nearest(name, _KEYS)}')
@@ -158,23 +171,55 @@ def _parse(text: str, defaults: SamplingParams) -> tuple[dict[str, Any], Samplin
     if "messages" in asked:
         check_messages(asked["messages"])
     settings = {name: _setting(name, value) for name, value in asked.items() if name in _SETTINGS}
-    given = {name: asked[name] for name in ("id", "prompt", "messages") if name in asked}
-    return given, replace(defaults, **settings)
+    forms = {name: asked[name] for name in _FORMS if name in asked}
+    if forms:
+        settings["grammar"] = _grammar(forms)
+    line.params = replace(defaults, **settings)
+
+
+def _grammar(forms: Mapping[str, Any]) -> Grammar | None:
+    """The form that the line asks for; null, or false for json_object, lifts the command's own."""
+    given = {
+        name: value for name, value in forms.items() if value is not None and value is not False
+    }
+    at_most_one(given)
+    for name, value in given.items():
+        kinds, kind = _FORMS[name]
+        _check_type(name, value, kinds)
+        if kind == "json_object":
+            return Grammar(kind)
+        if kind == "choice":
+            value = (value,) if isinstance(value, str) else tuple(value)
+        return Grammar(kind, value)
+    return None
 
 
 def _setting(name: str, value: Any) -> Any:
-    kinds = _SETTINGS[name]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        words = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-        allowed = " or ".join(words[kind] for kind in kinds if kind in words)
-        allowed = "a number" if kinds == _NUMBER else allowed
-        raise RequestError(f"{name} must be {allowed}, not {value!r:.60}")
+    _check_type(name, value, _SETTINGS[name])
     if name == "stop":
         value = [value] if isinstance(value, str) else value
         if not all(isinstance(stop, str) for stop in value):
             raise RequestError("stop must be a string or a list of strings")
         return tuple(value)
     return value
+
+
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list of strings",
+}
+
+
+def _check_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+        return
+    allowed = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
+    allowed = "a number" if kinds == _NUMBER else allowed
+    raise RequestError(f"{name} must be {allowed}, not {value!r:.60}")
 
 
 def check_messages(messages: Any) -> None:
@@ -188,17 +233,3 @@ def check_messages(messages: Any) -> None:
         raise RequestError(
             'messages must be a list of {"role": "system", "user" or "assistant", "content": TEXT}'
         )
-
-
-def _shown(completion: Completion) -> dict[str, Any]:
-    """The answer without what was not asked for; ids come with their log-probabilities."""
-    shown: dict[str, Any] = {
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "output_tokens": len(completion.token_ids),
-        "seed": completion.seed,
-    }
-    if completion.logprobs is not None:
-        shown["logprobs"] = [asdict(token) for token in completion.logprobs]
-    return shown

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gristmill.cli.asking import draft_note
 from gristmill.cli.batch import Line, answered
-from gristmill.cli.console import err, out
+from gristmill.cli.console import counted, err, out
 
 if TYPE_CHECKING:
     from gristmill.engine import Engine
@@ -43,9 +43,10 @@ def watched(engine: Engine, lines: list[Line]) -> Iterator[Line]:
         yield from answered(engine, lines, progress)
     seconds = time.monotonic() - begun
     bad = sum(line.error is not None for line in lines)
-    wrong = f", {bad} of {len(lines)} lines were bad" if bad else ""
+    were = "was" if bad == 1 else "were"
+    wrong = f", {bad:,} of {counted(len(lines), 'line')} {were} bad" if bad else ""
     err.print(
-        f"{len(lines) - bad} answers, {generated:,} tokens in {seconds:.1f} s "
+        f"{counted(len(lines) - bad, 'answer')}, {counted(generated, 'token')} in {seconds:.1f} s "
         f"({generated / max(seconds, 1e-9):,.0f} tokens/s){wrong}{draft_note(engine)}",
         style="dim",
         soft_wrap=True,

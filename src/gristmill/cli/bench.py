@@ -7,34 +7,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill.cli.asking import ActivationsOption, CacheOption, ModelArgument
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import RequestError
 
 if TYPE_CHECKING:
     from gristmill.engine.measure import Point
+    from gristmill.formats import Model
 
 
 def bench(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
-    ],
+    model: ModelArgument,
     rows: Annotated[
-        str, typer.Option(help="How many requests at once, one measurement for each number.")
+        str,
+        typer.Option(
+            metavar="N,N,…", help="How many requests at once, one measurement for each number."
+        ),
     ] = "1,4,16,64",
     prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of each request.", show_default="256, if they fit")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of each request.", show_default="256, if they fit"),
     ] = None,
     new_tokens: Annotated[
-        int | None, typer.Option(min=3, help="Of each answer.", show_default="64, if they fit")
+        int | None,
+        typer.Option(metavar="N", min=3, help="Of each answer.", show_default="64, if they fit"),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=1, help="What is not measured by then is left out, or cut short.")
+        float,
+        typer.Option(
+            metavar="S", min=1, help="What is not measured by then is left out, or cut short."
+        ),
     ] = 60.0,
     dtype: Annotated[
-        str, typer.Option(help="Of the weights: float32, bfloat16, float16, or auto: as stored.")
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="Of weights that are not quantized: float32, bfloat16, float16, or auto: as stored.",
+        ),
     ] = "float32",
+    activations: ActivationsOption = "int8",
+    cache_dtype: CacheOption = "auto",
     runner: Annotated[
-        str, typer.Option(help="What computes: native, torch, or auto: native where it can.")
+        str,
+        typer.Option(
+            metavar="NAME", help="What computes: native, torch, or auto: native where it can."
+        ),
     ] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on standard output.")
@@ -43,25 +60,26 @@ def bench(
     """Measure MODEL on this machine: reading prompts, writing answers, alone and many at once.
 
     Prompts are random tokens and nothing is cached between them. Decoding one answer is bound by
-    memory: each token reads all weights. So the table says how many bytes a step reads, and what
-    share of the machine's read bandwidth (measured, with all threads) that is. A model that fits the
-    processor's cache can reach more than 100%.
+    memory: each token reads all weights, in the type that they were loaded as (it is told, beside the
+    type that is stored). So the table says how many bytes a step reads, and what share of the
+    machine's read bandwidth (measured, with all threads) that is. A model that fits the processor's
+    cache can reach more than 100%.
 
     Examples:
 
     - `gristmill bench runs/pyhelp`
-    - `gristmill bench llama.gguf --dtype auto --rows 1 --prompt-tokens 512 --new-tokens 128`
+    - `gristmill bench llama.gguf --rows 1 --prompt-tokens 512 --new-tokens 128`
     """
     import time
 
     from gristmill.engine import Engine
-    from gristmill.engine.measure import measure, read_bandwidth, weight_bytes
+    from gristmill.engine.measure import measure, read_bandwidth, weight_bytes, weight_types
     from gristmill.formats import Model
 
     counts = _counts(rows)
     if runner not in ("auto", "native", "torch"):
         raise RequestError(f"--runner must be auto, native or torch, not {runner}")
-    loaded = Model.load(model, dtype=dtype)
+    loaded = Model.load(model, dtype=dtype, activations=activations)  # type: ignore[arg-type] - checked there
     context = loaded.config.max_seq_len
     new = new_tokens or min(64, max(3, context // 4))
     prompt = prompt_tokens or max(1, min(256, context - new))
@@ -70,6 +88,7 @@ def bench(
         max_rows=max(counts),
         cache_tokens=max(counts) * (prompt + new + 32),
         prefix_caching=False,
+        cache_dtype=cache_dtype,  # type: ignore[arg-type] - checked there
         runner=runner,  # type: ignore[arg-type] - checked above
     )
     points: list[Point] = []
@@ -90,11 +109,14 @@ def bench(
         "model": str(loaded.path),
         "parameters": loaded.config.num_parameters,
         "runner": engine.runner_name,
+        "cache_dtype": engine.cache_dtype,
         "threads": _threads(),
         "prompt_tokens": prompt,
         "new_tokens": new,
         "bandwidth_bytes_per_s": bandwidth,
         "weight_bytes": weight_bytes(engine),
+        "weight_types": weight_types(loaded),
+        "stored_types": _stored_types(loaded),
         "points": [
             asdict(p) | {"bandwidth_share": p.read_bytes_per_s and p.read_bytes_per_s / bandwidth}
             for p in points
@@ -112,6 +134,17 @@ def _counts(rows: str) -> list[int]:
     if not counts or min(counts) < 1 or max(counts) > 1024:
         raise RequestError(f'--rows must be numbers from 1 to 1024 such as "1,4,16", not "{rows}"')
     return counts
+
+
+def _stored_types(model: Model) -> list[str]:
+    """The types of the weights on disk by torch's names where it has them, the one with most bytes first."""
+    from gristmill.engine.measure import main_types
+    from gristmill.formats import describe
+
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    assert model.path is not None
+    tensors = describe(model.path).tensors
+    return main_types((names.get(t.type, t.type), t.nbytes) for t in tensors)
 
 
 def _threads() -> int:
@@ -133,8 +166,10 @@ def _show(found: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
+    types, stored = (" and ".join(found[key]) for key in ("weight_types", "stored_types"))
+    kind = types if types == stored else f"{types}, stored as {stored}"
     out.print(
-        f"one token reads {found['weight_bytes'] / 1e6:,.1f} MB of weights; this machine reads "
+        f"one token reads {found['weight_bytes'] / 1e6:,.1f} MB of weights ({kind}); this machine reads "
         f"{found['bandwidth_bytes_per_s'] / 1e9:,.1f} GB/s",
         soft_wrap=True,
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gristmill.cli.asking import DraftOption, draft_of
+from gristmill.cli.asking import CacheOption, DraftOption, ModelArgument, draft_of, input_lines
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import RequestError
 
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def chat(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
-    ],
+    model: ModelArgument,
     rag: Annotated[
         bool, typer.Option("--rag", help="Look answers up in the run's own index and cite it.")
     ] = False,
@@ -50,6 +47,7 @@ def chat(
         typer.Option(help="The same seed draws the same answers.", show_default="a new one"),
     ] = None,
     draft: DraftOption = None,
+    cache_dtype: CacheOption = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Read questions to the end; one JSON document of all.")
     ] = False,
@@ -58,12 +56,13 @@ def chat(
 
     In a terminal the conversation continues from turn to turn, and /help lists what else can be
     done: undo, retry, change the settings, save and load. From a pipe every line is a question of
-    its own.
+    its own, and only the answers are written; a bad line is told by its number, the others go on, and
+    the exit code is then 2.
 
     Examples:
 
     - `gristmill chat runs/pyhelp --rag`
-    - `echo "What does heapq.nlargest do?" | gristmill chat runs/pyhelp --rag --json`
+    - `echo "What is a heap?" | gristmill chat runs/pyhelp --rag --json`
     """
     from gristmill.lm import SamplingParams
 
@@ -86,35 +85,30 @@ def chat(
     opened = open_index(model, index or OF_RUN) if rag or index else None
     loaded = Model.load(model)
     _ = loaded.tokenizer.chat_template  # a model that cannot chat is told before anything is asked
-    engine = Engine(loaded, draft=draft_of(draft))
+    engine = Engine(loaded, draft=draft_of(draft), cache_dtype=cache_dtype)  # type: ignore[arg-type] - checked there
     talk = Talk(engine, params, opened, system)
-    if not as_json and sys.stdin.isatty():
+    if not as_json and sys.stdin is not None and sys.stdin.isatty():
         out.print(f"[bold]{model_name(model)}[/bold]  [dim]{HELP}[/dim]", highlight=False)
         converse(talk)
         return
-    turns = [_one(talk, question, not as_json) for question in _lines()]
+    turns = [_one(talk, number, line, not as_json) for number, line in input_lines()]
     if as_json:
         show_json({"model": str(engine.model.path), "turns": turns})
     if any("error" in turn for turn in turns):
         raise typer.Exit(RequestError.exit_code)
 
 
-def _lines() -> Iterator[str]:
-    for line in sys.stdin:
-        if line.strip():
-            yield line.strip()
-
-
-def _one(talk: Talk, question: str, show: bool) -> dict[str, Any]:
-    """Ask one question of its own; show it, or tell what came of it."""
+def _one(talk: Talk, number: int, line: str | RequestError, show: bool) -> dict[str, Any]:
+    """Ask one question of its own; show the answer, or tell what came of it."""
     from gristmill.cli.converse import show as show_piece
 
-    talk.new()
-    turn: dict[str, Any] = {"question": question, "answer": ""}
-    if show:
-        out.print(f"> {question}", style="bold", markup=False, soft_wrap=True)
+    turn: dict[str, Any] = {"line": number, "question": "", "answer": ""}
     try:
-        for piece in talk.ask(question):
+        if isinstance(line, RequestError):
+            raise line
+        talk.new()
+        turn["question"] = line.strip()
+        for piece in talk.ask(turn["question"]):
             if isinstance(piece, str):
                 turn["answer"] += piece
             else:
@@ -126,8 +120,7 @@ def _one(talk: Talk, question: str, show: bool) -> dict[str, Any]:
                 show_piece(piece)
     except RequestError as error:
         turn["error"] = str(error)
-        if show:
-            err.print(f"gristmill: {error}", markup=False, soft_wrap=True)
+        err.print(f"line {number}: {error}", style="red", markup=False, soft_wrap=True)
     if show:
         out.print()
     return turn

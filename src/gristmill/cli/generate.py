@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill.cli.answer import CUT, answer, is_cut
 from gristmill.cli.asking import (
+    ActivationsOption,
+    CacheOption,
     DraftOption,
+    ModelArgument,
     draft_note,
     draft_of,
     grammar_of,
     read_input,
     unescaped,
 )
-from gristmill.cli.console import err, show_json
+from gristmill.cli.console import counted, err, show_json
 from gristmill.cli.terminal import write
 from gristmill.errors import RequestError, WorkError
 
@@ -27,9 +31,7 @@ _ENDS, _DRAWS, _FORMS = "Where the text ends", "How tokens are drawn", "What for
 
 
 def generate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
-    ],
+    model: ModelArgument,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -106,7 +108,9 @@ def generate(
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="End before this string; may be given several times.", rich_help_panel=_ENDS
+            metavar="TEXT",
+            help="End before this string; may be given several times.",
+            rich_help_panel=_ENDS,
         ),
     ] = None,
     ignore_eos: Annotated[
@@ -118,24 +122,44 @@ def generate(
     json_schema: Annotated[
         Path | None,
         typer.Option(
-            help="The text must be JSON that fits the schema in this file.", rich_help_panel=_FORMS
+            metavar="FILE",
+            help="The text must be JSON that fits the schema in this file.",
+            rich_help_panel=_FORMS,
         ),
     ] = None,
+    json_object: Annotated[
+        bool,
+        typer.Option(
+            "--json-object", help="The text must be a JSON object.", rich_help_panel=_FORMS
+        ),
+    ] = False,
     regex: Annotated[
         str | None,
-        typer.Option(help="The text must match this regular expression.", rich_help_panel=_FORMS),
+        typer.Option(
+            metavar="REGEX",
+            help="The text must match this regular expression.",
+            rich_help_panel=_FORMS,
+        ),
     ] = None,
     grammar: Annotated[
         Path | None,
         typer.Option(
-            help="The text must follow the Lark grammar in this file.", rich_help_panel=_FORMS
+            metavar="FILE",
+            help="The text must follow the Lark grammar in this file.",
+            rich_help_panel=_FORMS,
         ),
     ] = None,
     choice: Annotated[
         list[str] | None,
-        typer.Option(help="The text must be this, or another --choice.", rich_help_panel=_FORMS),
+        typer.Option(
+            metavar="TEXT",
+            help="The text must be this, or another --choice.",
+            rich_help_panel=_FORMS,
+        ),
     ] = None,
     draft: DraftOption = None,
+    activations: ActivationsOption = "int8",
+    cache_dtype: CacheOption = "auto",
     logprobs: Annotated[
         int | None,
         typer.Option(help="With --json or --batch: log-probabilities, and so many alternatives."),
@@ -151,16 +175,18 @@ def generate(
 
     Only the new text goes to standard output.
 
+    Exit code 1 when the limit of tokens cut a text before it had the form that was asked for.
+
     With --batch every line of standard input is a prompt: text as it stands, or a JSON object with
-    `prompt` (or `messages`, for the chat template) and settings of its own: `max_tokens`,
-    `temperature`, `seed`, `stop`, …, and an `id` that comes back. The answers are JSON objects, one a
-    line, in the order of the prompts. A bad line gets an `error` and the others go on; the exit code
-    is then 2.
+    `prompt` (or `messages`, for the chat template), an `id` that comes back, and settings of its own,
+    named as the options are: `max_tokens`, `temperature`, `stop`, `json_schema`, …. The answers are
+    JSON objects, one a line, in the order of the prompts. A bad line gets an `error` and the others
+    go on; the exit code is then 2.
 
     Examples:
 
     - `gristmill generate runs/pyhelp "def nlargest(n, iterable):" --temperature 0`
-    - `gristmill generate runs/pyhelp "import " --seed 7 --top-p 0.9 --stop "\\n\\n" --n 3`
+    - `gristmill generate runs/pyhelp "import " --seed 7 --stop "\\n\\n" --n 3`
     - `gristmill generate runs/pyhelp "Is 7 a prime? " --choice yes --choice no`
     - `cat notes.txt | gristmill generate runs/pyhelp - --max-tokens 50 --json`
     - `gristmill generate runs/pyhelp --batch < prompts.txt > answers.jsonl`
@@ -187,7 +213,7 @@ def generate(
         seed=seed,
         stop=unescaped(stop),
         ignore_eos=ignore_eos,
-        grammar=grammar_of(json_schema, regex, grammar, unescaped(choice)),
+        grammar=grammar_of(json_schema, json_object, regex, grammar, unescaped(choice)),
         logprobs=logprobs,
     )
 
@@ -195,25 +221,28 @@ def generate(
     from gristmill.engine import Engine
     from gristmill.formats import Model
 
-    loaded = Model.load(for_raw_text(model))
-    engine = Engine(loaded, draft=draft_of(draft))
+    loaded = Model.load(for_raw_text(model), activations=activations)  # type: ignore[arg-type] - checked there
+    engine = Engine(loaded, draft=draft_of(draft), cache_dtype=cache_dtype)  # type: ignore[arg-type] - checked there
     if batch:
         _batch(engine, params, as_json)
         return
     request = Request(read_input() if prompt == "-" else prompt or "", params)
     shown = stream and not as_json and n == 1
     completion = _streamed(engine, request) if shown else engine.generate([request])[0]
-    if completion.error:
-        raise WorkError(completion.error)
+    completion.checked()
+    answers = (completion, *completion.alternatives)
     if as_json:
         from dataclasses import asdict
 
-        show_json({"model": str(loaded.path), "params": asdict(params), **asdict(completion)})
-        return
-    answers = (completion, *completion.alternatives)
-    if not shown:
-        _show(answers)
-    _note(engine, params, answers)
+        told = {"model": str(loaded.path), "params": asdict(params)}
+        show_json(told | answer(engine, params, answers))
+    else:
+        if not shown:
+            _show(answers)
+        _note(engine, params, answers)
+    if any(is_cut(engine, params, one) for one in answers):
+        err.print(f"the text was {CUT}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(WorkError.exit_code)
 
 
 def _streamed(engine: Engine, request: Request) -> Completion:
@@ -228,10 +257,10 @@ def _streamed(engine: Engine, request: Request) -> Completion:
 
 
 def _show(answers: tuple[Completion, ...]) -> None:
-    for i, answer in enumerate(answers, 1):
+    for i, one in enumerate(answers, 1):
         if len(answers) > 1:
             write(f"--- {i} of {len(answers)} ---\n")
-        write(f"{answer.text}\n")
+        write(f"{one.text}\n")
 
 
 def _note(engine: Engine, params: SamplingParams, answers: tuple[Completion, ...]) -> None:
@@ -240,7 +269,7 @@ def _note(engine: Engine, params: SamplingParams, answers: tuple[Completion, ...
     ends = {"stop": "stopped", "length": "cut at the limit"}
     note = ", ".join(dict.fromkeys(ends.get(a.finish_reason, a.finish_reason) for a in answers))
     seed = "" if params.temperature == 0 else f", seed {answers[0].seed}"
-    note = f"{tokens} tokens, {note}{seed}{draft_note(engine)}"
+    note = f"{counted(tokens, 'token')}, {note}{seed}{draft_note(engine)}"
     err.print(note, style="dim", markup=False, soft_wrap=True)
 
 
@@ -257,6 +286,9 @@ def _batch(engine: Engine, params: SamplingParams, as_json: bool) -> None:
             err.print(
                 f"line {line.number}: {line.error}", style="red", markup=False, soft_wrap=True
             )
+        elif line.cut:
+            code = max(code, WorkError.exit_code)
+            err.print(f"line {line.number}: {CUT}", style="red", markup=False, soft_wrap=True)
         if as_json:
             rows.append(line.row())
         else:

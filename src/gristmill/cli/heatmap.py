@@ -29,7 +29,12 @@ def heatmap(seen: Inspection, model: Model) -> str:
             "The stronger a token's colour, the less the model expected it. Point at one, or reach it with the "
             "Tab key, to see its numbers and what was likeliest there."
         )
-        body = join([_legend(), _text(seen, model)])
+        texts = _texts(seen, model)
+        if "" in texts:
+            lead += " A dot is the beginning of a character that several tokens spell: the last one shows it."
+        body = join(
+            [_legend(), tag("div", join(map(_token, seen.tokens, texts)), class_="heat-text")]
+        )
         sections.append(Section("The text", body, lead))
     following = join(
         [
@@ -73,12 +78,10 @@ def _legend() -> Html:
     return tag("p", "surprisal in bits: ", join(steps), " ", skip, class_="heat-legend")
 
 
-def _text(seen: Inspection, model: Model) -> Html:
-    """A character that several tokens spell stands in the last of them, and a dot in those before."""
+def _texts(seen: Inspection, model: Model) -> list[str]:
+    """What each token shows. A character that several spell stands in the last of them; the others have ""."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    texts = (decoder.decode(model.tokenizer.token_bytes(token.id)) for token in seen.tokens)
-    shown = (_token(token, text) for token, text in zip(seen.tokens, texts, strict=True))
-    return tag("div", join(shown), class_="heat-text")
+    return [decoder.decode(model.tokenizer.token_bytes(token.id)) for token in seen.tokens]
 
 
 def _token(token: Read, text: str) -> Html:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill.cli.asking import MODEL_HELP, read_input
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import RequestError
 
@@ -23,20 +24,29 @@ _BAR_BITS = 16.0  # the surprisal that a full bar stands for
 
 def inspect(
     model_or_text: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="Model or run directory; else the newest run.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            show_default="the newest run",
+            help=MODEL_HELP,
+        ),
+    ] = None,
     text: Annotated[
         str | None,
         typer.Argument(metavar="TEXT", show_default=False, help='"-" reads standard input.'),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many next tokens to show.")] = 10,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many next tokens to show.")
+    ] = 10,
     alternatives: Annotated[
-        int, typer.Option(min=0, help="How many likeliest tokens to show at each place.")
+        int,
+        typer.Option(metavar="N", min=0, help="How many likeliest tokens to show at each place."),
     ] = 3,
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write the text as a heat map of its surprisal: one page, opens anywhere."
+            metavar="FILE",
+            help="Write the text as a heat map of its surprisal: one page, opens anywhere.",
         ),
     ] = None,
     as_json: Annotated[
@@ -60,11 +70,14 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from gristmill.cli.asking import read_input
     from gristmill.cli.source import for_raw_text
     from gristmill.engine import inspect as read
     from gristmill.formats import Model, newest_run
 
+    if model_or_text is None:
+        raise RequestError("give a TEXT, a MODEL to see what it holds, or MODEL and TEXT")
+    if html is not None:
+        _check_place(html.expanduser())
     if text is None and _is_model(model_or_text):
         if html is not None:
             raise RequestError(f"--html shows a text; give one after {model_or_text}")
@@ -86,6 +99,14 @@ def inspect(
     _show(seen)
     if html is not None:
         err.print(f"the heat map is in {html}", markup=False, soft_wrap=True)
+
+
+def _check_place(html: Path) -> None:
+    """Raises RequestError, before anything is computed, for where no file can go."""
+    if html.is_dir():
+        raise RequestError(f"--html {html} is a directory; name a file in it")
+    if not html.parent.is_dir():
+        raise RequestError(f"--html {html}: there is no directory {html.parent}; make it first")
 
 
 def _is_model(given: str) -> bool:
@@ -162,30 +183,30 @@ def _show(seen: Inspection) -> None:
 
     if seen.tokens:
         names = [Text(repr(token.token)) for token in seen.tokens]
-        widest = min(24, max(5, *(name.cell_len for name in names)))
-        others = 6 + 15 + 5 + 7 + 6 * 3 + 2  # columns with what parts them
-        table = Table(title="The text", title_justify="left", box=box.SIMPLE)
+        widest = min(20, max(5, *(name.cell_len for name in names)))
+        others = 6 + 12 + 5 + 7 + 5 + 2  # the other columns, the gaps and the margins
+        table = Table(title="The text", title_justify="left", box=box.SIMPLE, padding=0)
         table.add_column("token", width=widest, no_wrap=True, overflow="ellipsis")
         table.add_column("prob.", width=6, justify="right", no_wrap=True)
-        table.add_column("surprisal, bits", width=15, no_wrap=True)
+        table.add_column("surprisal", width=12, no_wrap=True)
         table.add_column("rank", width=5, justify="right", no_wrap=True)
         table.add_column("entropy", width=7, justify="right", no_wrap=True)
+        rest = max(18, out.width - widest - others)
         if any(token.expected for token in seen.tokens):
-            rest = max(18, out.width - widest - others)
             table.add_column("likeliest there", width=rest, no_wrap=True, overflow="ellipsis")
         for token, name in zip(seen.tokens, names, strict=True):
             if token.surprisal is None:
                 table.add_row(name, "–", "–", "–", "–")
                 continue
             name.stylize(style := _colour(token.surprisal))
-            bar = "█" * round(8 * min(1.0, token.surprisal / _BAR_BITS)) or "▏"
+            bar = "█" * round(6 * min(1.0, token.surprisal / _BAR_BITS)) or "▏"
             table.add_row(
                 name,
                 f"{token.probability:.4f}",
                 Text(f"{token.surprisal:5.2f} {bar}", style=style),
                 f"{token.rank:,}",
                 f"{token.entropy:.2f}",
-                _expected(token.expected),
+                _expected(token.expected, rest),
             )
         out.print(table)
     if seen.loss is not None and seen.perplexity is not None:
@@ -212,11 +233,20 @@ def _colour(bits: float) -> str:
     return next(colour for least, colour in reversed(_COLOURS) if bits >= least)
 
 
-def _expected(candidates: tuple[Candidate, ...]) -> Text:
-    """The likeliest tokens, quoted so that spaces and newlines are visible, each with its probability."""
+def _expected(candidates: tuple[Candidate, ...], width: int) -> Text:
+    """The likeliest tokens, quoted so that spaces and newlines are visible, each with its probability; as many in a
+    line as fit `width`."""
     from rich.text import Text
 
-    shown = Text()
-    for candidate in candidates:
-        shown.append(f"{candidate.token!r} ").append(f"{candidate.probability:.2f}  ", style="dim")
+    shown, room = Text(), width
+    for i, candidate in enumerate(candidates):
+        one = Text(f"{candidate.token!r} ").append(f"{candidate.probability:.2f}", style="dim")
+        if i and one.cell_len + 2 > room:
+            shown.append("\n")
+            room = width
+        elif i:
+            shown.append("  ")
+            room -= 2
+        shown.append(one)
+        room -= one.cell_len
     return shown

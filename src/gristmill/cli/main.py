@@ -44,6 +44,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "convert",
         "Write a model in another format, and prove it says the same.",
     ),
+    "quantize": (
+        "quantize",
+        "quantize",
+        "Make a model smaller, and measure what that costs.",
+    ),
+    "compare": (
+        "compare",
+        "compare",
+        "Compare a model with its copy: by numbers, or blind, by you.",
+    ),
     "parity": (
         "parity",
         "parity",
@@ -86,6 +96,8 @@ def build(verb: str) -> Any:
     """The typer application that holds one verb."""
     import typer
 
+    from gristmill.cli.help import PlainHelp
+
     app = typer.Typer(
         name="gristmill",
         add_completion=False,
@@ -96,9 +108,11 @@ def build(verb: str) -> Any:
     module, attribute, _ = VERBS[verb]
     command = getattr(import_module(f"gristmill.cli.{module}"), attribute)
     if isinstance(command, typer.Typer):
+        for sub in command.registered_commands:
+            sub.cls = PlainHelp
         app.add_typer(command, name=verb)
     else:
-        app.command(verb)(command)
+        app.command(verb, cls=PlainHelp)(command)
     return app
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gristmill.cli.asking import ModelArgument
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import WorkError, missing_extra
 
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def parity(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
-    ],
+    model: ModelArgument,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL", help="A copy in another format; may be given several times."),
@@ -47,7 +46,7 @@ def parity(
     Examples:
 
     - `gristmill parity runs/pyhelp`
-    - `gristmill parity runs/pyhelp --against pyhelp.gguf --against runs/pyhelp/quantize/model`
+    - `gristmill parity runs/pyhelp --against pyhelp.gguf --against int8`
     """
     from gristmill.evaluate.parity import parity as compare_paths
     from gristmill.formats import Model, resolve
@@ -55,7 +54,8 @@ def parity(
     for path in against or ():
         resolve(path)  # a mistyped name is told before anything is computed
     others = _readers(http)
-    loaded = Model.load(model)
+    # Rounded activations are no continuous function of what comes before: a last bit would show as a hundredth.
+    loaded = Model.load(model, activations="float")
     results: list[PathResult] = []
     with err.status("the engine's paths") as status:
         for result in compare_paths(loaded, against or (), others):
@@ -99,7 +99,7 @@ def _show(results: list[PathResult]) -> None:
     table.add_column("path", overflow="fold")
     for heading in ("tokens", "max |Δ|", "mean |Δ|", "top-1", "bits"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("bound")
+    table.add_column("bound", no_wrap=True)
     marks = {"same": ("✓", "green"), "broken": ("✗", "red"), "not run": ("–", "dim")}
     for r in results:
         mark, style = marks[r.status]
@@ -120,13 +120,11 @@ def _show(results: list[PathResult]) -> None:
         table.add_row(Text(mark, style=style), Text(r.path), *numbers, Text(bound))
     out.print(table)
     for r in results:
-        why = r.why or ("the ids of the probes differ" if r.same_ids is False else "")
-        if why:
-            out.print(f"{r.path}: {r.status}: {why}", markup=False, soft_wrap=True)
-    if any(r.same_ids for r in results):
-        out.print(
-            "Where ids were compared (server and copies), the rendered chat became the same ones."
-        )
+        if r.why:
+            out.print(f"{r.path}: {r.status}: {r.why}", markup=False, soft_wrap=True)
+    chats = [r.same_chat for r in results if r.same_chat is not None]
+    if chats and all(chats):
+        out.print("Where a chat was compared, it became the same ids.")
     out.print(
         "|Δ|: of log-probabilities of given tokens from the trainer's forward pass, in nats; top-1: how often the "
         "likeliest token is the same; bits: whether each log-probability is the first path's to the bit.",

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-import uvicorn
 
 from gristmill.engine import Engine, Generation
 from gristmill.errors import WorkError
 from gristmill.evaluate.parity_paths import MESSAGES, NEW, Probes, Reading, said
 from gristmill.formats import Model
 from gristmill.lm import Request
-from gristmill.serve import address_of, build_app, listen
+from gristmill.serve import build_app, served
 
 NAME = "HTTP server"
 _SECONDS = 300
@@ -28,7 +22,7 @@ class _Recording(Engine):
     """Keeps what it was asked, so that the server's ids can be compared and not only their number."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(model)
+        super().__init__(model, cache_dtype="float32")
         self.asked: list[Generation] = []
 
     def prepare(self, request: Request) -> Generation:
@@ -46,7 +40,7 @@ def read_http(model: Model, probes: Probes) -> tuple[list[Reading], list[int] | 
         "logprobs": True,
         "top_logprobs": 1,
     }
-    with _served(engine) as url:
+    with served(build_app(engine, "parity")) as url:
         answer = _post(f"{url}/v1/chat/completions", body)
     (asked,) = engine.asked
     completion = asked.completion
@@ -64,23 +58,6 @@ def read_http(model: Model, probes: Probes) -> tuple[list[Reading], list[int] | 
     got = tuple(entry["logprob"] for entry in entries)
     ids = reading.ids[: reading.first + len(got)]
     return [Reading(ids, reading.first, got, reading.likeliest[: len(got)])], asked.prompt
-
-
-@contextmanager
-def _served(engine: Engine) -> Iterator[str]:
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(build_app(engine, "parity"), log_level="error", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    try:
-        yield address_of(listener)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
-        listener.close()
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
+from gristmill.cli.asking import CacheOption, ModelArgument
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import missing_extra
 
 
 def serve(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a model directory or a .gguf.")
-    ],
+    model: ModelArgument,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Beyond 127.0.0.1, anyone there may ask.")
     ] = "127.0.0.1",
@@ -24,6 +23,7 @@ def serve(
     index: Annotated[
         str | None, typer.Option(help="Offer answers from this index instead of the run's.")
     ] = None,
+    cache_dtype: CacheOption = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, one JSON document with the address.")
     ] = False,
@@ -54,7 +54,8 @@ def serve(
     if index or (rag and run_index(model) is not None):
         opened = open_index(model, index or OF_RUN)
     name = model_name(model)
-    app = build_app(Engine(Model.load(model)), name, opened, example_questions(model))
+    engine = Engine(Model.load(model), cache_dtype=cache_dtype)  # type: ignore[arg-type] - checked there
+    app = build_app(engine, name, opened, example_questions(model))
     url = address_of(listener)
 
     def ready() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gristmill.cli.batch import check_messages
-from gristmill.errors import RequestError, WorkError
+from gristmill.errors import RequestError
 from gristmill.files import write_text
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Talk:
         if self.index is None:
             for chunk in self.lm.stream_chat(messages, params):
                 yield chunk.text
-                if chunk.completion is not None and chunk.completion.error:
-                    raise WorkError(chunk.completion.error)
+                if chunk.completion is not None:
+                    chunk.completion.checked()
         else:
             from gristmill.retrieval import answer_stream
 

@@ -3,10 +3,12 @@
 from gristmill.engine.engine import Engine
 from gristmill.engine.generation import Generation
 from gristmill.engine.inspection import Candidate, Inspection, Read, inspect
+from gristmill.engine.kept import CacheDtype
 from gristmill.engine.scoring import target_logprobs
 from gristmill.engine.stats import Stats
 
 __all__ = [
+    "CacheDtype",
     "Candidate",
     "Engine",
     "Generation",

@@ -93,10 +93,10 @@ class BlockPool:
 
     def announce(self, prefix: Prefix, tokens: Sequence[int], table: Sequence[int]) -> None:
         """Say that the full blocks of `tokens` beyond the prefix are about to be filled, so that others wait."""
+        if not self.caching:
+            return
         before = prefix.serial
         for i in range(prefix.blocks, len(tokens) // self.block_size):
-            if not self.caching:
-                return
             before = self._enter(before, self._tokens(tokens, i), table[i], computing=True)
 
     def publish(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,11 +27,11 @@ from gristmill.engine.masks import token_masks
 from gristmill.engine.pace import Acceptance, Pace
 from gristmill.engine.ragged import Span, ragged
 from gristmill.engine.reading import read_prompt
-from gristmill.engine.runner import Runner, possible_logits
+from gristmill.engine.runner import Runner
 from gristmill.engine.sampler import sample, token_logprob
 from gristmill.engine.scheduler import Plan, Scheduler, Work
 from gristmill.engine.stats import Stats
-from gristmill.errors import WorkError
+from gristmill.errors import GristmillError, WorkError
 from gristmill.lm import Chunk
 
 Event = tuple[Generation, Chunk]
@@ -97,7 +98,7 @@ class EngineCore:
         masks = self._begin_masks(draws)
         hidden_WD = self.runner.hidden(ragged(spans, self._pool.block_size))
         for g, rows_TD in self._reading(plan.work, spans, hidden_WD):
-            read_prompt(self.runner, g, rows_TD)
+            read_prompt(self.runner, g, rows_TD, self._vocab_size)
         for g, count in ((work.generation, work.count) for work in plan.work):
             g.num_computed += count
             if g.pending:  # whose prompt begins alike need not wait for all of it
@@ -117,9 +118,9 @@ class EngineCore:
     def _without_cancelled(self) -> list[Event]:
         present = [*self.scheduler.running, *self.scheduler.waiting]
         cancelled = [g for g in present if g.cancelled]
+        cancelled += [sibling for g in cancelled for sibling in g.siblings]  # of one request
         for g in cancelled:
-            for sibling in g.siblings:  # of one request
-                sibling.cancelled = True
+            g.cancelled = True
             self._leave(g)
         return [(g, g.end("abort")) for g in cancelled]
 
@@ -207,7 +208,11 @@ class EngineCore:
             logits = logits[[once.index(row) for row in rows]]
         allowed, failed = (None, {}) if masks is None else masks.result()
         histories = [history for d in draws for history in d.generation.histories()]
-        tokens, sampled = sample(possible_logits(logits, self._vocab_size), histories, allowed)
+        # Ids beyond the vocabulary pad some models' embeddings and were never trained.
+        tokens, sampled = sample(logits[:, : self._vocab_size], histories, allowed)
+        # Greedily a NaN or an infinity is the likeliest of all; it must not pass for a token.
+        said = logits[range(len(tokens)), tokens].tolist()
+        sampled = [p if s < inf else -inf for s, p in zip(said, sampled, strict=True)]
         events: list[Event] = []
         at = 0
         for number, d in enumerate(draws):
@@ -221,7 +226,8 @@ class EngineCore:
                     raise failed[number]
                 chunk = self._append(g, tokens[these], sampled[these], logits[these])
             except Exception as error:  # whatever it is, it is this request's alone
-                log.exception("a request failed")
+                if not isinstance(error, GristmillError):
+                    log.exception("a request failed")
                 chunk = g.end("error", error=str(error) or type(error).__name__)
             events.append((g, chunk))
         for d in draws:
@@ -239,8 +245,8 @@ class EngineCore:
         for i, token in enumerate(drawn):
             if i < forced:
                 token = g.forced.pop(0)
-            elif sampled[i] == float("-inf"):
-                raise WorkError("grammar, allowed tokens and bad words together leave no token")
+            elif sampled[i] == -inf:
+                raise _no_token(logits_TV[i], g.num_tokens)
             if g.params.logprobs is not None:
                 share = 0.0 if i < forced else sampled[i]  # nothing else could come
                 top = g.params.logprobs
@@ -280,3 +286,13 @@ class EngineCore:
             self._pace.times.record(tokens, seconds)
         self.stats.steps += 1
         self.stats.computed += tokens
+
+
+def _no_token(logits_V: Tensor, position: int) -> WorkError:
+    """Why nothing could be drawn."""
+    if not bool((logits_V < inf).all()):  # NaN is not less either
+        return WorkError(
+            f"the model's logits are not finite at position {position}: its weights are damaged, or its numbers grow "
+            "too large for its dtype"
+        )
+    return WorkError("grammar, allowed tokens and bad words together leave no token")

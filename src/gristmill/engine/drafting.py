@@ -8,16 +8,18 @@ text is that of plain decoding, token for token, whatever was proposed.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 from weakref import WeakKeyDictionary
 
 from gristmill.engine.generation import Generation
+from gristmill.engine.kept import CacheDtype
 from gristmill.engine.lookup import Ngrams
 from gristmill.engine.masks import token_masks
 from gristmill.engine.native import NativeRunner
 from gristmill.engine.ragged import Span, ragged
-from gristmill.engine.runner import Runner, RunnerKind, possible_logits, runner_class
+from gristmill.engine.runner import Runner, RunnerKind, runner_class
 from gristmill.engine.sampler import sample
 from gristmill.errors import RequestError
 from gristmill.tokenizer import Tokenizer
@@ -31,33 +33,35 @@ _CATCH_UP = 512  # tokens of prompts that a draft model reads in a step
 _BEHIND = 64  # a draft model that lacks more of a request than this reads on before it drafts
 
 
-class Drafter(Protocol):
+class Drafter(ABC):
+    """Proposes; what most need not do has nothing as its default."""
+
+    @abstractmethod
     def room(self, g: Generation) -> int:
         """The most drafts that can be made for `g` now."""
-        ...
 
+    @abstractmethod
     def propose(self, asked: Sequence[tuple[Generation, int]]) -> float:
         """Set `drafts` of each to at most so many tokens; the seconds that it took each draft."""
-        ...
 
     def verified(self, g: Generation, accepted: int) -> None:
         """So many of the drafts of `g` were kept; `num_computed` does not count them yet."""
-        ...
+        return
 
     def copy_block(self, source: int, target: int) -> None:
         """The cache's block was copied."""
-        ...
+        return
 
     def follow(self, running: Sequence[Generation]) -> None:
         """A step begins: a time to read on in what these have."""
-        ...
+        return
 
     def refresh(self) -> None:
         """Tensors or adapters of the network were replaced by others."""
-        ...
+        return
 
 
-class LookupDrafter:
+class LookupDrafter(Drafter):
     """What followed the last time. Costs nothing worth counting."""
 
     def __init__(self) -> None:
@@ -72,20 +76,8 @@ class LookupDrafter:
             g.drafts = self._texts[g].propose(g.tokens, count)
         return 0.0
 
-    def verified(self, g: Generation, accepted: int) -> None:
-        pass
 
-    def copy_block(self, source: int, target: int) -> None:
-        pass
-
-    def follow(self, running: Sequence[Generation]) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-
-class ModelDrafter:
+class ModelDrafter(Drafter):
     """A network that runs on the target's block tables, with a cache of its own or, being the target's first
     layers, in the target's."""
 
@@ -104,15 +96,17 @@ class ModelDrafter:
     def follow(self, running: Sequence[Generation]) -> None:
         """Read prompts along with the target, so many tokens a step, that nobody waits for it."""
         left = _CATCH_UP
+        spans: list[Span] = []
         for g in running:
             start = self._known(g)
             count = min(left, g.num_tokens - start - 1)
             if g.task == "generate" and count >= _BEHIND and g.num_tokens < self._context:
                 tokens = g.tokens[start : start + count]
-                span = Span(tokens, start, g.table, g.num_tokens, 0, self._adapter(g))
-                self._runner.hidden(ragged([span], self._block_size))
+                spans.append(Span(tokens, start, g.table, g.num_tokens, 0, self._adapter(g)))
                 self._computed[g] = start + count, g.table
                 left -= count
+        if spans:
+            self._runner.hidden(ragged(spans, self._block_size))
 
     def refresh(self) -> None:
         self._runner.refresh()
@@ -128,10 +122,10 @@ class ModelDrafter:
                 break
             spans = [self._span(g, step) for g in going]
             logits = self._runner.logits(self._runner.hidden(ragged(spans, self._block_size)))
-            logits = possible_logits(logits, self._vocab_size)
             asking = [(g.matcher, g.drafts, len(g.drafts)) for g in going]
             masks, failed = token_masks(asking, self._vocab_size)
-            drawn, shares = sample(logits, [g.histories()[-1] for g in going], masks)
+            rows = [g.histories()[-1] for g in going]
+            drawn, shares = sample(logits[:, : self._vocab_size], rows, masks)
             for i, (g, token) in enumerate(zip(going, drawn, strict=True)):
                 if i in failed or shares[i] == float("-inf"):  # the target will meet the same
                     ended.add(g)
@@ -169,9 +163,18 @@ class ModelDrafter:
 
 
 def make_drafter(
-    draft: Draft, model: Model, target: Runner, blocks: int, block_size: int, kind: RunnerKind
+    draft: Draft,
+    model: Model,
+    target: Runner,
+    blocks: int,
+    block_size: int,
+    cache_dtype: CacheDtype,
+    kind: RunnerKind,
 ) -> Drafter | None:
-    """Raises RequestError for a draft model that reads or writes other tokens than `model`."""
+    """A draft model's cache is kept as the target's.
+
+    Raises RequestError for a draft model that reads or writes other tokens than `model`.
+    """
     if draft is None:
         return None
     if draft == "ngram":
@@ -183,12 +186,14 @@ def make_drafter(
                 "early-exit drafts need the native runner, and this model runs on PyTorch"
             )
         layers = max(1, config.num_layers // _EXIT_SHARE)
-        first_layers = NativeRunner(model.network, blocks, block_size, layers, shared=target)
+        first_layers = NativeRunner(
+            model.network, blocks, block_size, cache_dtype, layers, shared=target
+        )
         return ModelDrafter(first_layers, block_size, vocab_size, config.max_seq_len, True)
     if isinstance(draft, str):
         raise RequestError(f'draft must be a model, "ngram" or "early-exit", not {draft!r}')
     _check_same_tokens(model.tokenizer, draft.tokenizer)
-    runner = runner_class(draft.network, kind)(draft.network, blocks, block_size)
+    runner = runner_class(draft.network, kind)(draft.network, blocks, block_size, cache_dtype)
     # Beyond a switch of frequencies its cache would not hold: it stops drafting there.
     context = min(draft.config.max_seq_len, draft.config.frequency_switch or config.max_seq_len)
     return ModelDrafter(runner, block_size, vocab_size, context, False)

@@ -48,6 +48,7 @@ class Generation:
     hidden: list[torch.Tensor] = field(default_factory=list)  # embed: [tokens, D] of each chunk
     completion: Completion | None = None
     chunks: deque[Chunk] = field(default_factory=deque)  # for who reads them one by one
+    failure: BaseException | None = None  # of a step, which ended everyone
     cancelled: bool = False  # may be set from any thread; it leaves at the next step
     # where it is in the cache
     table: list[int] = field(default_factory=list)
@@ -68,6 +69,10 @@ class Generation:
         if self.reads_prompt:
             for read in (self.prompt_logprobs, self.scores, self.hidden):
                 read.clear()
+
+    @property
+    def ended(self) -> bool:
+        return self.completion is not None or self.failure is not None
 
     @property
     def num_tokens(self) -> int:
@@ -115,7 +120,7 @@ class Generation:
             History(
                 self.params,
                 self.prompt,
-                self.output + drafts[:i],
+                self.output + drafts[:i] if i else self.output,  # a copy would grow with it
                 self.seed,
                 self.stop_ids,
                 self.bad_words,

@@ -6,6 +6,7 @@ Compiled by llguidance, which then says which tokens may come next.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -14,7 +15,7 @@ from weakref import WeakKeyDictionary, proxy
 
 from torch import Tensor
 
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 from gristmill.lm import Grammar
 from gristmill.tokenizer import Tokenizer
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64  # compiled grammars of a tokenizer
-_SPACE = r"[ \n]{0,16}"  # between the tokens of JSON: a weak model would else write blanks for ever
+# Between the tokens of JSON. A weak model fills its answer with whatever blanks are free: with up to sixteen of them
+# and newlines it wrote pages of blank lines. What json.dumps writes without `indent` fits, with and without spaces.
+_SPACE = " ?"
+_REGEX_ERROR = re.compile(
+    r"regex parse error:\n(?P<regex>.*)\n(?P<mark> *\^).*\nerror: (?P<what>.*)"
+)
 _MARK = "\x02"  # no vocabulary merges it with what follows
 _Source = str | tuple[str, ...]
 _compilers: WeakKeyDictionary[Tokenizer, Callable[[str, _Source], Compiled]] = WeakKeyDictionary()
@@ -41,7 +47,7 @@ class Matcher:
         self._check()
 
     def consume(self, token: int) -> None:
-        """Go on by a token. Raises ValueError for one that the grammar does not allow."""
+        """Go on by a token. Raises WorkError for one that the grammar does not allow."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -67,8 +73,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            what, *_ = self._matcher.get_error().splitlines() or [""]  # the rest is its inner state
-            raise ValueError(f"the grammar cannot go on: {what}")
+            raise WorkError(f"the grammar cannot go on: {_why(self._matcher)}")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def compile_grammar(grammar: Grammar, tokenizer: Tokenizer) -> Compiled:
             source = json.dumps(source, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(f"grammar: the {grammar.kind} is no JSON: {error}") from error
+    elif not isinstance(source, str):
+        source = tuple(source)
     if tokenizer not in _compilers:
         _compilers[tokenizer] = lru_cache(_KEPT)(partial(_compile, _vocabulary(tokenizer)))
     return _compilers[tokenizer](grammar.kind, source)
@@ -111,8 +118,29 @@ def _compile(vocabulary: LLTokenizer, kind: str, source: _Source) -> Compiled:
     wrong, notes = LLMatcher.validate_grammar_with_warnings(written, vocabulary)
     if wrong or notes:
         what = "is wrong" if wrong else "holds what cannot be enforced"
-        raise RequestError(f"grammar: the {kind} {what}: {'; '.join(notes).strip()}")
-    return Compiled(LLMatcher(vocabulary, written, log_level=0), frozenset(vocabulary.eos_tokens))
+        raise RequestError(f"grammar: the {kind} {what}: {_reason('; '.join(notes).strip())}")
+    fresh = LLMatcher(vocabulary, written, log_level=0)
+    first = fresh.deep_copy()
+    first.compute_bitmask()  # only then it shows that nothing can begin
+    if first.is_error():
+        raise RequestError(f"grammar: under the {kind} no text can begin: {_why(first)}")
+    return Compiled(fresh, frozenset(vocabulary.eos_tokens))
+
+
+def _reason(note: str) -> str:
+    """What llguidance says; of a regular expression only what its parser says, not the Lark around it."""
+    found = _REGEX_ERROR.search(note)
+    if found is None:
+        return note
+    return f'{found["what"]}, at "{found["regex"][len(found["mark"]) - 1 :]:.40}"'
+
+
+def _why(matcher: LLMatcher) -> str:
+    """Why it has stopped, in words."""
+    what, *_ = matcher.get_error().splitlines() or [""]  # the rest is its inner state
+    if what.startswith("NoExtension"):
+        return "there is no token that may come next"
+    return f"{what}; make it simpler" if " too " in what else what
 
 
 def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:

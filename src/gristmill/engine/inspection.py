@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could come next. `token` is its text; bytes that are no UTF-8 alone show as U+FFFD."""
+    """A token that could come next. `token` is its text, as `spelled` writes it."""
 
     id: int
     token: str
@@ -134,5 +135,11 @@ def _likeliest(model: Model, log_probs_V: Tensor, count: int) -> tuple[Candidate
     return tuple(Candidate(id, _text(model, id), p) for p, id in pairs)
 
 
+def spelled(data: bytes) -> str:
+    """A token's bytes as text; those that are no UTF-8 by themselves as <0xE2>, as SentencePiece names them."""
+    text = data.decode("utf-8", errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"<0x{ord(byte[0]) - 0xDC00:02X}>", text)
+
+
 def _text(model: Model, id: int) -> str:
-    return model.tokenizer.token_bytes(id).decode("utf-8", errors="replace")
+    return spelled(model.tokenizer.token_bytes(id))

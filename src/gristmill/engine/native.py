@@ -3,7 +3,8 @@
 PyTorch's matrix products and attention round a row differently in batches of other sizes. Here every sum has an
 order that depends on its own row alone (src/native/kernels.h), so that a request gives the same logits alone, among
 others, cut into chunks, after a prefix was found in the cache, and when drafts are verified. The weights are the
-network's own tensors; activations, cache and sums are fp32 whatever their type.
+network's own tensors; activations and sums are fp32 whatever their type. Keys and values are kept in the form that
+the runner is given (`kept`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gristmill.engine.native_program import build, obstacle
+from gristmill.engine.kept import CACHE_DTYPES, CacheDtype
+from gristmill.engine.native_program import CacheMemory, build, obstacle
 from gristmill.engine.ragged import RaggedBatch
 from gristmill.errors import RequestError
 from gristmill.kernels import extension, why_missing
@@ -29,9 +31,9 @@ _WORTH_HUGE_PAGES = 64 << 20  # bytes
 class NativeRunner:
     """Runs ragged batches of a network that `unsupported` has nothing against. One thread at a time may use it.
 
-    block_size: tokens of a cache block, a multiple of 16. layers: only so many of the first ones, then the final norm
-    and the head. shared: a runner whose cache this one uses too, block ids and all. isa: "best", or the name of
-    an instruction set for tests.
+    block_size: tokens of a cache block, a multiple of 16. cache_dtype: how keys and values are kept. layers: only so
+    many of the first ones, then the final norm and the head. shared: a runner whose cache this one uses too, block
+    ids, form and all. isa: "best", or the name of an instruction set for tests.
     """
 
     name = "native"
@@ -42,21 +44,21 @@ class NativeRunner:
         network: Transformer,
         num_blocks: int,
         block_size: int,
+        cache_dtype: CacheDtype = "float32",
         layers: int | None = None,
         shared: NativeRunner | None = None,
         isa: str = "best",
     ) -> None:
         if block_size % _LANES:
             raise ValueError(f"block_size must be a multiple of {_LANES}, not {block_size}")
-        self._network, self._block_size, self._isa = network, block_size, isa
+        self._network, self._isa = network, isa
         self._layers = network.config.num_layers if layers is None else layers
         if shared is not None:
-            self._keys, self._values = shared._keys, shared._values
+            self._cache = shared._cache
         else:
-            floats = _block_floats(network.config, block_size)
-            self._keys, self._values = (
-                _memory(network.config.num_layers, num_blocks, size) for size in floats
-            )
+            sizes = _block_bytes(network.config, block_size, cache_dtype)
+            keys, values = (_memory(network.config.num_layers, num_blocks, n) for n in sizes)
+            self._cache = CacheMemory(keys, values, cache_dtype, block_size)
         self.refresh()
 
     @staticmethod
@@ -65,21 +67,19 @@ class NativeRunner:
         return why_missing if extension is None else obstacle(network)
 
     @staticmethod
-    def block_bytes(network: Transformer, block_size: int) -> int:
-        """Of one block in all layers."""
-        return 4 * network.config.num_layers * sum(_block_floats(network.config, block_size))
+    def block_bytes(network: Transformer, block_size: int, cache_dtype: CacheDtype) -> int:
+        """Of one block in all layers. Raises RequestError for a network that it cannot run."""
+        _check(network)
+        layer = sum(_block_bytes(network.config, block_size, cache_dtype))
+        return network.config.num_layers * layer
 
     def refresh(self) -> None:
         """Adapters or tensors of the network were replaced by others: find them anew.
 
         Raises RequestError where native code cannot run what the network has become (an adapter with DoRA).
         """
-        why_not = self.unsupported(self._network)
-        if why_not:
-            raise RequestError(f"the native runner cannot run this model: {why_not}")
-        self._program = build(
-            self._network, self._layers, self._keys, self._values, self._block_size, self._isa
-        )
+        _check(self._network)
+        self._program = build(self._network, self._layers, self._cache, self._isa)
 
     def hidden(self, batch: RaggedBatch) -> Tensor:
         """Final normed hidden states of the wanted tokens, float32 [W, D]; keys and values go into the cache."""
@@ -122,7 +122,7 @@ class NativeRunner:
         return logits
 
     def copy_block(self, source: int, target: int) -> None:
-        for kept in (self._keys, self._values):
+        for kept in (self._cache.keys, self._cache.values):
             kept[:, target] = kept[:, source]
 
     def seconds(self) -> dict[str, float]:
@@ -141,22 +141,28 @@ class NativeRunner:
         return np.array([-1 if name is None else numbers[name] for name in chosen], dtype=np.int32)
 
 
-def _block_floats(config: ModelConfig, block_size: int) -> tuple[int, int]:
-    """Of the keys and of the values of one block in one layer (src/native/kernels.h: Cache)."""
-    heads, key_width, value_width = config.cached
-    padded = -(-value_width // _LANES) * _LANES
-    return block_size * heads * key_width, block_size * heads * padded
+def _check(network: Transformer) -> None:
+    why_not = NativeRunner.unsupported(network)
+    if why_not:
+        raise RequestError(f"the native runner cannot run this model: {why_not}")
+
+
+def _block_bytes(config: ModelConfig, block_size: int, cache_dtype: CacheDtype) -> tuple[int, int]:
+    """Of the keys and of the values of one block in one layer."""
+    assert extension is not None
+    heads, head_dim, _ = config.cached
+    return extension.block_bytes(CACHE_DTYPES.index(cache_dtype), block_size, heads, head_dim)
 
 
 def _memory(*shape: int) -> Tensor:
-    """fp32 of this shape, in pages that cost nothing before they are written to.
+    """Bytes of this shape, in pages that cost nothing before they are written to.
 
     Huge pages where the system gives them: a head's part of a block fills one small page, so that every one of them
     would miss in the translation tables.
     """
-    size = 4 * math.prod(shape)
+    size = math.prod(shape)
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= _WORTH_HUGE_PAGES:
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)

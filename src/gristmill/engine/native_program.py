@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from gristmill.adapters import Lora
 from gristmill.adapters.resident import residents_of
-from gristmill.kernels import TYPES, Int8Linear, array, extension
+from gristmill.engine.kept import CACHE_DTYPES, CacheDtype
+from gristmill.kernels import (
+    TYPES,
+    Int8Linear,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedStack,
+    array,
+    extension,
+)
 from gristmill.model import SLIDING, Block, Linear, Transformer
 from gristmill.model.attention import Attention
 from gristmill.model.layers import MLP, LayerNorm, PlusOneRMSNorm, RMSNorm
@@ -22,6 +31,16 @@ _NORMS = {RMSNorm: 0, PlusOneRMSNorm: 1, LayerNorm: 2}
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "swiglu_clamped": 3}
 _SCORINGS = {"softmax": 0, "softmax_chosen": 1, "sigmoid": 2}
 _NO_LONG = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class CacheMemory:
+    """keys, values: uint8 [layers, blocks, bytes of a block], laid out as src/native/cache.h says."""
+
+    keys: Tensor
+    values: Tensor
+    kept: CacheDtype
+    block_size: int
 
 
 @dataclass
@@ -46,7 +65,7 @@ def obstacle(network: Transformer) -> str | None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}"
-        if tensor.dtype not in TYPES:
+        if tensor.dtype not in TYPES and not name.endswith((".packed", ".order")):
             return f"{name} is {tensor.dtype}"
         if not tensor.is_contiguous():
             return f"{name} is not dense"
@@ -59,25 +78,20 @@ def obstacle(network: Transformer) -> str | None:
     return None
 
 
-def build(
-    network: Transformer, layers: int, keys: Tensor, values: Tensor, block_size: int, isa: str
-) -> Program:
-    """The first `layers` layers over a cache of keys and values [layers, blocks, floats of a block]."""
-    return _Builder(network, keys, values, block_size, isa).build(layers)
+def build(network: Transformer, layers: int, cache: CacheMemory, isa: str) -> Program:
+    """The first `layers` layers over a cache."""
+    return _Builder(network, cache, isa).build(layers)
 
 
 class _Builder:
     """Buffers are shared by all layers: x is the residual stream, `normed` what a sublayer reads, `said` its answer."""
 
-    def __init__(
-        self, network: Transformer, keys: Tensor, values: Tensor, block_size: int, isa: str
-    ) -> None:
+    def __init__(self, network: Transformer, cache: CacheMemory, isa: str) -> None:
         assert extension is not None
         config = network.config
-        self.network, self.config, self.block_size = network, config, block_size
-        self.keys, self.values = keys, values
+        self.network, self.config, self.cache = network, config, cache
         self.native = extension.Program(isa)
-        self.kept: list[Tensor] = [keys, values]
+        self.kept: list[Tensor] = [cache.keys, cache.values]
         residents = residents_of(network)
         # A merged adapter is in the weights already.
         merged = residents.merged is not None
@@ -96,16 +110,16 @@ class _Builder:
             max((len(m.A) for m in network.modules() if isinstance(m, Lora)), default=1)
         )
         self.spare = buffer(D)  # what experts say
+        self.ordered = buffer(max(D, config.num_heads * C, width))  # inputs as codes have them
 
     def build(self, layers: int) -> Program:
         network, config, native = self.network, self.config, self.native
-        embedding = network.model.embed_tokens.weight
+        embedding: Any = network.model.embed_tokens
         learned = config.positions == "learned"
         places = network.model.embed_positions.weight if learned else None
         native.embed(
             self.x,
-            self.array(embedding),
-            len(embedding),
+            self.table(embedding),
             config.hidden_size,
             config.embedding_scale,
             self.array(places),
@@ -121,7 +135,7 @@ class _Builder:
             self.block(block, i, ropes[kind], last=i == layers - 1)
         self.norm(network.model.norm, self.x, self.normed)
         native.result(self.normed, config.hidden_size)
-        head = self.linear_spec(network.head_weight, None, self.said)
+        head = self.linear_spec(network.head, self.said)
         return Program(native, head, self.adapters, self.active, self.kept)
 
     def block(self, block: Block, layer: int, rope: int, last: bool) -> None:
@@ -175,9 +189,10 @@ class _Builder:
             config.num_heads,
             config.num_kv_heads,
             config.head_dim,
-            self.keys[layer].data_ptr(),
-            self.values[layer].data_ptr(),
-            self.block_size,
+            self.cache.keys[layer].data_ptr(),
+            self.cache.values[layer].data_ptr(),
+            CACHE_DTYPES.index(self.cache.kept),
+            self.cache.block_size,
             (config.sliding_window or 0) if sliding else 0,
             config.score_scale,
             config.attention_softcap or 0.0,
@@ -215,7 +230,13 @@ class _Builder:
         spec.router_bias = self.array(None if sigmoid else layer.router.bias)
         spec.correction = self.array(layer.correction if sigmoid else None)
         for name in ("gate", "up", "down"):
-            setattr(spec, name, self.array(getattr(experts, f"{name}_proj")))
+            stack: Any = getattr(experts, f"{name}_proj")
+            if isinstance(stack, QuantizedStack):
+                self.kept.append(stack.packed)
+                setattr(spec, f"coded_{name}", stack.native())
+                spec.rounded = stack.rounded
+            else:
+                setattr(spec, name, self.array(stack))
             bias = getattr(experts, f"{name}_bias") if experts.has_bias else None
             setattr(spec, f"{name}_bias", self.array(bias))
         spec.activation = _ACTIVATIONS[experts.activation]
@@ -227,7 +248,7 @@ class _Builder:
 
     def linear(self, source: int, module: nn.Module, to: int, add: bool = False) -> None:
         """to = module(source), or that added to it. What adapters say comes between the two, as in torch."""
-        assert isinstance(module, Linear | Int8Linear)
+        assert isinstance(module, Linear | Int8Linear | QuantizedLinear)
         loras = self.loras(module)
         if not add or not loras:
             return self.linears(source, ((module, to),), add)
@@ -236,33 +257,41 @@ class _Builder:
 
     def linears(self, source: int, modules: tuple[tuple[Any, int], ...], add: bool = False) -> None:
         """Layers that read the same rows, in one loop over the threads."""
-        specs = [
-            self.linear_spec(m.weight, m.bias, to, add, getattr(m, "weight_scale", None))
-            for m, to in modules
-        ]
-        self.native.linear(source, specs)
+        orders = {
+            str(o.tolist()): o for m, _ in modules if (o := getattr(m, "order", None)) is not None
+        }
+        for order in (None, *orders.values()):  # mostly that of the inputs themselves
+            specs = [self.linear_spec(m, to, add) for m, to in modules if _ordered_by(m, order)]
+            if not specs:
+                continue
+            if order is not None:
+                self.native.gather(source, self.ordered, order.tolist())
+            self.native.linear(source if order is None else self.ordered, specs)
         for module, to in modules:
             loras = self.loras(module)
             if loras:
                 size = module.in_features, module.out_features
                 self.native.lora(source, to, self.low, *size, loras)
 
-    def linear_spec(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        to: int,
-        add: bool = False,
-        scale: Tensor | None = None,
-    ) -> Any:
+    def linear_spec(self, module: Any, to: int, add: bool = False) -> Any:
         assert extension is not None
-        address = 0
+        bias = self.array(getattr(module, "bias", None))
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+            self.kept.append(module.packed)
+            return extension.Linear(module.native(), module.rounded, bias, to, add)
+        scale, address = getattr(module, "weight_scale", None), 0
         if scale is not None:
             self.kept.append(scale)
             address = scale.data_ptr()
-        return extension.Linear(
-            self.array(weight), address, self.array(bias), *weight.shape, to, add
-        )
+        weight = module.weight
+        return extension.Linear(self.array(weight), address, bias, *weight.shape, to, add)
+
+    def table(self, embedding: Any) -> Any:
+        assert extension is not None
+        if isinstance(embedding, QuantizedEmbedding):
+            self.kept.append(embedding.packed)
+            return extension.Table(embedding.native())
+        return extension.Table(self.array(embedding.weight), len(embedding.weight))
 
     def loras(self, module: nn.Module) -> dict[int, Any]:
         assert extension is not None
@@ -306,6 +335,11 @@ class _Builder:
         if tensor is not None:
             self.kept.append(tensor)
         return array(tensor)
+
+
+def _ordered_by(module: nn.Module, order: Tensor | None) -> bool:
+    mine = getattr(module, "order", None)
+    return mine is order or (mine is not None and order is not None and torch.equal(mine, order))
 
 
 def _is_adapter_hook(module: nn.Module, hook: Any) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from gristmill.engine.sampler import token_logprob
 from gristmill.engine.scoring import LOGIT_BYTES
 
 
-def read_prompt(runner: Runner, g: Generation, hidden_TD: Tensor) -> None:
+def read_prompt(runner: Runner, g: Generation, hidden_TD: Tensor, vocab_size: int) -> None:
     """Take the hidden states of the next T tokens of the prompt, before they count as computed."""
     if g.task == "embed":
         g.hidden.append(hidden_TD)
@@ -21,8 +19,10 @@ def read_prompt(runner: Runner, g: Generation, hidden_TD: Tensor) -> None:
     first = g.num_computed
     targets = g.prompt[first + 1 : first + 1 + len(hidden_TD)]  # the last one of all has none
     top = g.params.prompt_logprobs
-    for at, logits_TV in _logits(runner, hidden_TD[: len(targets)]):
-        wanted = targets[at : at + len(logits_TV)]
+    rows = max(1, LOGIT_BYTES // (4 * vocab_size))
+    for at in range(0, len(targets), rows):
+        wanted = targets[at : at + rows]
+        logits_TV = runner.logits(hidden_TD[at : at + len(wanted)])
         if g.task == "score":
             chosen = torch.tensor(wanted, device=logits_TV.device)[:, None]
             g.scores += logits_TV.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
@@ -32,13 +32,3 @@ def read_prompt(runner: Runner, g: Generation, hidden_TD: Tensor) -> None:
                 token_logprob(row_V, token, top)
                 for row_V, token in zip(logits_TV, wanted, strict=True)
             ]
-
-
-def _logits(runner: Runner, hidden_TD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(index of the first row, logits) of as many rows at a time as fit in memory."""
-    at, rows = 0, 1  # the first slice tells how wide a row is
-    while at < len(hidden_TD):
-        logits_TV = runner.logits(hidden_TD[at : at + rows])
-        yield at, logits_TV
-        at += rows
-        rows = max(1, LOGIT_BYTES // (4 * logits_TV.shape[1]))

@@ -41,11 +41,10 @@ class Runner(Protocol):
 
 
 def runner_class(network: Transformer, kind: RunnerKind) -> type[NativeRunner] | type[TorchRunner]:
-    """Raises RequestError when the native one is asked for by name and cannot run this network."""
-    why_not = NativeRunner.unsupported(network) if kind != "torch" else ""
-    if kind == "native" and why_not:
-        raise RequestError(f"the native runner cannot run this model: {why_not}")
-    return TorchRunner if why_not or kind == "torch" else NativeRunner
+    """The native one says itself, when it is made, why it cannot run a network for which it was asked by name."""
+    if kind == "native" or (kind == "auto" and not NativeRunner.unsupported(network)):
+        return NativeRunner
+    return TorchRunner
 
 
 def num_blocks(
@@ -64,7 +63,8 @@ def num_blocks(
     if affordable < 1:
         raise RequestError(
             f"no memory is left for the key-value cache: a block of {block_size} tokens needs "
-            f"{block_bytes / 2**20:.1f} MiB; free some memory, or take a smaller or quantized model"
+            f"{block_bytes / 2**20:.1f} MiB; free some memory, keep keys and values narrower (cache_dtype), or take "
+            "a smaller or quantized model"
         )
     return min(everything, affordable)
 
@@ -85,12 +85,3 @@ def free_bytes(device: torch.device) -> int:
     except (OSError, StopIteration, ValueError):
         pass
     return free
-
-
-def possible_logits(logits_BV: Tensor, vocab_size: int) -> Tensor:
-    """Without the ids from `vocab_size` on, which pad some models' embeddings and were never trained."""
-    if vocab_size >= logits_BV.shape[1]:
-        return logits_BV
-    possible = logits_BV.clone()
-    possible[:, vocab_size:] = float("-inf")
-    return possible

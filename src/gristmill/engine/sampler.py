@@ -57,14 +57,15 @@ def sample(
     masks: int32 [B, ⌈V/32⌉], a set bit for an allowed token. A row where nothing is left gives token 0 with
     log-probability -inf.
     """
-    logits = process(logits_BV.float(), rows, masks)
+    given = logits_BV.float()
+    logits = process(given, rows, masks)
     if all(row.greedy for row in rows):
         tokens, logprobs = _likeliest(logits), [0.0] * len(rows)
     elif has_native and logits.is_cpu:
         tokens, logprobs = sample_native(logits, _native_rows(rows))
     else:
         tokens, logprobs = sample_torch(logits, rows)
-    if masks is not None or any(_changes(row) for row in rows):
+    if logits is not given:  # something was banned, perhaps everything
         chosen = logits[range(len(rows)), tokens].tolist()
         logprobs = [_NEVER if c == _NEVER else p for c, p in zip(chosen, logprobs, strict=True)]
     return tokens, logprobs
@@ -99,16 +100,16 @@ def _native_rows(rows: Sequence[History]) -> np.ndarray:
 def process(logits_BV: Tensor, rows: Sequence[History], masks: Tensor | None = None) -> Tensor:
     """All that also changes greedy decoding. A copy is made only where something changes."""
     out = logits_BV
+    changed = [i for i, row in enumerate(rows) if _changes(row)]
     if masks is not None:
         # Padding beyond the vocabulary gets zeros, so it is never allowed.
         octets = masks.numpy(force=True).view(np.uint8)
         bits = np.unpackbits(octets, axis=1, count=logits_BV.shape[1], bitorder="little")
         out = out.masked_fill(torch.from_numpy(bits == 0).to(out.device), _NEVER)
-    elif any(_changes(row) for row in rows):
+    elif changed:
         out = out.clone()
-    for i, row in enumerate(rows):
-        if _changes(row):
-            _process_row(out[i], row)
+    for i in changed:
+        _process_row(out[i], rows[i])
     return out
 
 

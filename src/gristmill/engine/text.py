@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gristmill.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -14,16 +16,18 @@ class TextStream:
         stop: tuple[str, ...],
         include_stop: bool = False,
         min_tokens: int = 0,
+        before: Sequence[int] = (),
+        verbatim: bool = False,
     ) -> None:
-        """include_stop: the stop string is shown too. It counts only where it ends after `min_tokens` tokens."""
-        self._decoder = StreamDecoder(tokenizer)
+        """include_stop: the stop string is shown too. It counts only where it ends after `min_tokens` tokens.
+        before: the prompt's ids. verbatim: a space that a vocabulary puts before every text is shown, too."""
+        self._decoder = StreamDecoder(tokenizer, before, verbatim)
         self._stop, self._include_stop = stop, include_stop
         self._too_early = min_tokens - 1  # tokens still to come that cannot stop the text
         self._held = ""
         self._context = max((len(s) - 1 for s in stop), default=0)
-        self._before = (
-            ""  # so much of what was shown, where a stop string may begin that ends later
-        )
+        # So much of what was shown last: a stop string may begin there and end later.
+        self._before = ""
         self._shown: list[str] = []
         self.stopped = False  # a stop string was met; the text ends before it
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gristmill.adapters import adapters_by_row
+from gristmill.engine.kept import CacheDtype, decode, encode, shapes
 from gristmill.engine.ragged import RaggedBatch
 from gristmill.model import SLIDING, Transformer, attend, causal
 
@@ -24,21 +25,38 @@ class TorchRunner:
     name = "torch"
     exact = False
 
-    def __init__(self, network: Transformer, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        network: Transformer,
+        num_blocks: int,
+        block_size: int,
+        cache_dtype: CacheDtype = "float32",
+    ) -> None:
         self._network = network
-        self._cache = PagedKV(network, num_blocks, block_size)
+        self._cache = PagedKV(network, num_blocks, block_size, cache_dtype)
 
     @staticmethod
-    def block_bytes(network: Transformer, block_size: int) -> int:
+    def unsupported(network: Transformer) -> str | None:
+        """Why this network cannot generate, in words; None if it can."""
+        if any(".kv_b_proj.lora." in name for name, _ in network.named_parameters()):
+            return (
+                "an adapter on kv_b_proj cannot generate: its weight is used as a matrix; merge it"
+            )
+        return None
+
+    @staticmethod
+    def block_bytes(network: Transformer, block_size: int, cache_dtype: CacheDtype) -> int:
         """Of one block in all layers."""
-        heads, key_width, value_width = network.config.cached
-        size = network.head_weight.element_size()
-        return network.config.num_layers * block_size * heads * (key_width + value_width) * size
+        heads, *widths = network.config.cached
+        dtype = network.model.norm.weight.dtype
+        parts = [part for width in widths for part in shapes(width, cache_dtype, dtype)]
+        token = heads * sum(size * kind.itemsize for size, kind in parts)
+        return network.config.num_layers * block_size * token
 
     @torch.inference_mode()
     def hidden(self, batch: RaggedBatch) -> Tensor:
         """Final normed hidden states of the wanted tokens, [W, D]; keys and values go into the cache."""
-        device = self._network.head_weight.device
+        device = self._network.model.norm.weight.device
         counts = np.diff(batch.starts)
         names = np.repeat(np.array(batch.adapters, dtype=object), counts).tolist()
         chosen = adapters_by_row(self._network, names) if any(names) else nullcontext()
@@ -65,19 +83,24 @@ class TorchRunner:
 
 
 class PagedKV:
-    """Keys and values by slot, [layers, blocks · block_size, K, C] each."""
+    """Keys and values by slot: what `encode` makes of them, [layers, blocks · block_size, K, …] each."""
 
-    def __init__(self, network: Transformer, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self, network: Transformer, num_blocks: int, block_size: int, kept: CacheDtype
+    ) -> None:
         self._config, self._block_size = network.config, block_size
-        weight, (heads, key_width, value_width) = network.head_weight, network.config.cached
+        self._kept: CacheDtype = kept
+        weight, (heads, *self._widths) = network.model.norm.weight, network.config.cached
         shape = (network.config.num_layers, num_blocks * block_size, heads)
         # Unused slots are read under the mask, so they must be finite.
-        self.keys = _zeros((*shape, key_width), weight)
-        self.values = _zeros((*shape, value_width), weight)
+        self.keys, self.values = (
+            [_zeros((*shape, size), dtype, weight.device) for size, dtype in sizes]
+            for sizes in (shapes(width, kept, weight.dtype) for width in self._widths)
+        )
 
     def begin(self, batch: RaggedBatch) -> None:
         """Lay out a step: requests with equally many tokens attend together."""
-        device = self.keys.device
+        device = self.keys[0].device
         counts = np.diff(batch.starts)
         self._slots = torch.from_numpy(batch.slots_N).long().to(device)
         # (rows of the batch [R, T], slots that each request has [R, S])
@@ -105,14 +128,17 @@ class PagedKV:
     ) -> Tensor:
         """Rows of the batch are the step's tokens: B == N, T == 1."""
         config = self._config
-        self.keys[layer, self._slots] = k_BKTC[:, :, 0]
-        self.values[layer, self._slots] = v_BKTC[:, :, 0]
+        for kept, new in ((self.keys, k_BKTC), (self.values, v_BKTC)):
+            for tensor, part in zip(kept, encode(new[:, :, 0], self._kept), strict=True):
+                tensor[layer, self._slots] = part
         window = config.sliding_window if config.layer_type(layer) == SLIDING else None
         out = q_BHTC.new_empty(*q_BHTC.shape[:3], v_BKTC.shape[-1])
         for rows_RT, slots_RS in self._groups:
             q = q_BHTC[rows_RT][:, :, :, 0].transpose(1, 2)
-            k = self.keys[layer, slots_RS].transpose(1, 2)
-            v = self.values[layer, slots_RS].transpose(1, 2)
+            k, v = (
+                decode(tuple(t[layer, slots_RS] for t in kept), width).to(q.dtype).transpose(1, 2)
+                for kept, width in zip((self.keys, self.values), self._widths, strict=True)
+            )
             seen = torch.arange(slots_RS.shape[1], device=q.device)
             mask = causal(positions_BT[rows_RT, 0], seen, window)
             softcap = config.attention_softcap
@@ -122,15 +148,15 @@ class PagedKV:
 
     def copy(self, source: int, target: int) -> None:
         size = self._block_size
-        for kept in (self.keys, self.values):
+        for kept in (*self.keys, *self.values):
             kept[:, target * size : (target + 1) * size] = kept[
                 :, source * size : (source + 1) * size
             ]
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On the CPU by numpy, which leaves untouched pages to the system: torch writes every zero."""
-    if not like.is_cpu:
-        return like.new_zeros(shape)
-    size = math.prod(shape) * like.element_size()
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)

@@ -18,6 +18,7 @@ import torch
 from gristmill.errors import GristmillError, WorkError
 from gristmill.evaluate.parity_paths import (
     ENGINE_PATHS,
+    NO_TEMPLATE,
     TEXTS,
     Probes,
     Reading,
@@ -45,8 +46,9 @@ Status = Literal["same", "broken", "not run"]
 class PathResult:
     """max_difference, mean_difference: of log-probabilities of given tokens from the reference's, in nats.
     same_top: share of places with the same likeliest token. identical: whether every log-probability has the bits
-    that the engine's first path gave. kl: mean KL divergence, of copies alone. same_ids: the chat (and texts, of a
-    copy) became the same ids. bound: what was asked of it, in words. status "not run": for `why`."""
+    that the engine's first path gave. kl: mean KL divergence, of copies alone. same_texts, same_chat: whether the
+    texts and the rendered chat became the same ids, None where they were not compared. bound: what was asked of
+    it, in words. why: for what it is not run or broken, where numbers do not tell, or what was not compared."""
 
     path: str
     bound: str
@@ -58,7 +60,8 @@ class PathResult:
     same_top: float | None = None
     identical: bool | None = None
     kl: float | None = None
-    same_ids: bool | None = None
+    same_texts: bool | None = None
+    same_chat: bool | None = None
 
 
 # A path that the caller brings: its name, and what it makes of the probes: readings, and the ids of the chat.
@@ -81,7 +84,7 @@ def parity(
     for name, read_other in others:
         bound = _BOUND + (", same bits" if exact else "")
         if probes.chat is None:
-            yield PathResult(name, bound, "not run", "the tokenizer has no chat template")
+            yield PathResult(name, bound, "not run", f"the model {probes.no_chat}")
             continue
         try:
             readings, chat = read_other(model, probes)
@@ -122,7 +125,7 @@ def _judged(
     first: dict[tuple[int, ...], float],
     exact: bool,
     why: str,
-    same_ids: bool | None = None,
+    same_chat: bool | None = None,
 ) -> PathResult:
     """Measure a path. `first` holds what an earlier path gave for a token after the same ones, and is added to."""
     differences: list[torch.Tensor] = []
@@ -138,24 +141,25 @@ def _judged(
         return PathResult(name, bound, "not run", why or "no probe is long enough")
     every = torch.cat(differences)
     most = float(every.max())
-    fine = most <= TOLERANCE and (identical or not exact) and same_ids is not False
+    fine = most <= TOLERANCE and (identical or not exact) and same_chat is not False
     return PathResult(
         name,
         bound,
         "same" if fine else "broken",
+        "it made other ids of the chat" if same_chat is False else "",
         tokens=len(every),
         max_difference=most,
         mean_difference=float(every.mean()),
         same_top=float(torch.cat(agreed).float().mean()),
         identical=identical,
-        same_ids=same_ids,
+        same_chat=same_chat,
     )
 
 
 def compared(model: Model, probes: Probes, path: str | Path) -> PathResult:
     """A copy of the model on disk, read as the trainer would read it."""
     try:
-        copy = Model.load(path, dtype="auto")
+        copy = Model.load(path, dtype="auto", activations="float")
     except GristmillError as error:
         return PathResult(str(path), "loads", "broken", str(error))
     kind, cost = max((_kind(one) for one in (model, copy)), key=lambda found: found[1])
@@ -164,9 +168,12 @@ def compared(model: Model, probes: Probes, path: str | Path) -> PathResult:
     if copy.config.vocab_size != model.config.vocab_size:
         sizes = f"{copy.config.vocab_size} tokens and the model {model.config.vocab_size}"
         return PathResult(str(path), bound, "broken", f"its vocabulary has {sizes}")
-    same_ids = chat_ids(copy) == chat_ids(model) and all(
+    same_texts = all(
         copy.tokenizer.prompt_ids(text) == model.tokenizer.prompt_ids(text) for text in TEXTS
     )
+    same_chat, why = _chats(model, copy)
+    if not same_texts:
+        why = "the texts become other ids: the tokenizers differ"
     differences, agreed, kl, count = [], [], 0.0, 0
     for ids in (ids for ids in probes.whole if len(ids) > 1):
         before, after = sample(model, ids), sample(copy, ids)
@@ -177,18 +184,39 @@ def compared(model: Model, probes: Probes, path: str | Path) -> PathResult:
         agreed.append(found.same_top * found.tokens)
     every = torch.cat(differences)
     most, kl = float(every.max()), kl / count
-    fine = same_ids and (most <= TOLERANCE if f32 else kl <= cost)
+    fine = same_texts and same_chat is not False and (most <= TOLERANCE if f32 else kl <= cost)
     return PathResult(
         str(path),
         bound,
         "same" if fine else "broken",
+        why,
         tokens=len(every),
         max_difference=most,
         mean_difference=float(every.mean()),
         same_top=sum(agreed) / count,
         kl=kl,
-        same_ids=same_ids,
+        same_texts=same_texts,
+        same_chat=same_chat,
     )
+
+
+def _chats(model: Model, copy: Model) -> tuple[bool | None, str]:
+    """Whether the chat became the same ids, None where it was not compared; and what there is to say of it."""
+    (ours, model_lacks), (theirs, copy_lacks) = chat_ids(model), chat_ids(copy)
+    if ours is not None and theirs is not None:
+        return ours == theirs, "" if ours == theirs else _other_chat(model, copy)
+    if model_lacks == copy_lacks == NO_TEMPLATE:
+        lacking = "no chat template on either side"
+    else:
+        sides = (("the model", model_lacks), ("the copy", copy_lacks))
+        lacking = " and ".join(f"{side} {lacks}" for side, lacks in sides if lacks)
+    return None, f"{lacking}, so no chat was compared"
+
+
+def _other_chat(model: Model, copy: Model) -> str:
+    if model.tokenizer.chat_template == copy.tokenizer.chat_template:
+        return "the chat becomes other ids: the templates are the same, the tokenizers differ"
+    return "the chat becomes other ids: the chat templates differ"
 
 
 def _kind(model: Model) -> tuple[str, float]:

@@ -12,6 +12,7 @@ from gristmill.formats.parity import PROBE
 from gristmill.lm import Completion, Message, Request, SamplingParams
 
 NEW = 24  # tokens that are said after each probe
+NO_TEMPLATE = "has no chat template"
 _CHUNK = 16  # tokens of a step, where prompts are read in chunks
 TEXTS = (
     PROBE,
@@ -39,10 +40,12 @@ class Reading:
 
 @dataclass
 class Probes:
-    """Prompts as ids, the chat last where there is one; and what plain decoding says after each."""
+    """Prompts as ids, the chat last where there is one, else why there is none; and what plain decoding says after
+    each."""
 
     prompts: list[list[int]]
     chat: list[int] | None
+    no_chat: str = ""
     said: list[Completion] = field(default_factory=list)
 
     @property
@@ -59,20 +62,22 @@ def make_probes(model: Model) -> Probes:
         raise RequestError(f"a context of {model.config.max_seq_len} tokens is too short to probe")
     start = model.tokenizer.document_start[:1]
     rows = [(model.tokenizer.prompt_ids(text) or start)[:room] for text in TEXTS]
-    chat = chat_ids(model)
-    if chat is not None and len(chat) <= room:
+    chat, no_chat = chat_ids(model)
+    if chat is not None and len(chat) > room:
+        chat, no_chat = None, f"does not fit the chat of {len(chat)} tokens in its context"
+    if chat is not None:
         rows.append(chat)
-    else:
-        chat = None
-    return Probes([row for row in rows if row], chat)
+    return Probes([row for row in rows if row], chat, no_chat)
 
 
-def chat_ids(model: Model) -> list[int] | None:
-    """Ids of the rendered chat; None without a chat template."""
+def chat_ids(model: Model) -> tuple[list[int] | None, str]:
+    """Ids of the rendered chat; or None, and in words what the model lacks for it."""
     try:
-        return model.tokenizer.chat_ids(MESSAGES, add_generation_prompt=True)
-    except RequestError:
-        return None
+        return model.tokenizer.chat_ids(MESSAGES, add_generation_prompt=True), ""
+    except RequestError as error:
+        if model.tokenizer.config.get("chat_template") is None:
+            return None, NO_TEMPLATE
+        return None, f"cannot render the chat ({error})"
 
 
 # The engine's paths. Each gives the engine it ran on, its readings, and why it does not count if it does not.
@@ -80,25 +85,27 @@ def chat_ids(model: Model) -> list[int] | None:
 
 def _decode(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
     """Greedy, one token after the other, alone. What it says is what the others then read."""
-    engine = Engine(model, prefix_caching=False)
+    engine = Engine(model, cache_dtype="float32", prefix_caching=False)
     probes.said = [engine.generate([request(ids)])[0] for ids in probes.prompts]
     return engine, said(probes.prompts, probes.said), ""
 
 
 def _prefill(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
-    engine = Engine(model, prefix_caching=False)
+    engine = Engine(model, cache_dtype="float32", prefix_caching=False)
     return engine, [_read(engine, [ids])[0] for ids in probes.whole if len(ids) > 1], ""
 
 
 def _chunked(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
-    engine = Engine(model, prefix_caching=False, max_rows=4, step_tokens=_CHUNK)
+    engine = Engine(
+        model, cache_dtype="float32", prefix_caching=False, max_rows=4, step_tokens=_CHUNK
+    )
     whole = [ids for ids in probes.whole if len(ids) > _CHUNK]
     return engine, [_read(engine, [ids])[0] for ids in whole], ""
 
 
 def _among_others(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
     """All at once: some decode while others are read."""
-    engine = Engine(model, prefix_caching=False, step_tokens=64)
+    engine = Engine(model, cache_dtype="float32", prefix_caching=False, step_tokens=64)
     asked = [
         *(request(ids) for ids in probes.prompts),
         *(_reading_request(ids) for ids in probes.whole if len(ids) > 1),
@@ -111,7 +118,7 @@ def _among_others(model: Model, probes: Probes) -> tuple[Engine, list[Reading], 
 
 def _after_hit(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
     """The beginning of each comes from the cache."""
-    engine = Engine(model)
+    engine = Engine(model, cache_dtype="float32")
     long = [ids for ids in probes.prompts if len(ids) > 2 * _CHUNK]
     for ids in long:
         engine.generate([request(ids, 1)])
@@ -122,7 +129,7 @@ def _after_hit(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str
 
 
 def _speculative(model: Model, probes: Probes) -> tuple[Engine, list[Reading], str]:
-    engine = Engine(model, prefix_caching=False, draft="ngram")
+    engine = Engine(model, cache_dtype="float32", prefix_caching=False, draft="ngram")
     done = [engine.generate([request(ids)])[0] for ids in probes.prompts]
     why = "" if engine.stats.spec_examined else "nothing in the probes could be drafted"
     return engine, said(probes.prompts, done), why

@@ -53,7 +53,7 @@ def convert(
         raise RequestError(f"{quant} is a type of GGUF file; name the target something.gguf for it")
     # A typo is refused before weights are read.
     kind = "" if quant == "auto" else mixture_name(quant)
-    original = Model.load(source, dtype=dtype)
+    original = Model.load(source, dtype=dtype, widen=True)
     assert original.path is not None
     kind = kind or plain_type(original.network)
     before = sample(original)
@@ -64,7 +64,7 @@ def convert(
         original.save(partial, format, quant=kind if format == "gguf" else "auto")
         place = original.path
         del original
-        copy = Model.load(partial, dtype="auto")
+        copy = Model.load(partial, dtype="auto", widen=True)
         parity = compare(before, sample(copy, before.ids))
         del copy
         bound = KNOWN_ERROR[kind]

@@ -1,9 +1,9 @@
-"""Tensors from disk into the network, one rule at a time, and back: checked, converted, nothing left to chance."""
+"""Tensors from disk into the network, one rule at a time: checked, converted, nothing left to chance."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +64,9 @@ def _moved(
     source: Source, rule: Rule, expected: list[Tensor], dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The parameters that a rule makes of the source's tensors."""
-    loaded = [_checked(source, name, like) for name, like in zip(rule.disk, expected, strict=True)]
+    loaded = [checked(source, name, like) for name, like in zip(rule.disk, expected, strict=True)]
     made = zip(rule.ours, rule.load(loaded), strict=True)
     return [_converted(name, tensor, dtype).contiguous() for name, tensor in made]
-
-
-@torch.no_grad()
-def stored(network: Transformer, rules: Sequence[Rule]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors to write, under their names on disk."""
-    tensors = network.state_dict()
-    for rule in complete(rules, network):
-        moved = rule.save([tensors[name].detach() for name in rule.ours])
-        yield from zip(rule.disk, moved, strict=True)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -95,7 +86,8 @@ def _check_tied(
     """A head that is stored although it is tied to the embedding must be equal to it; then it is not needed."""
     if not network.config.tie_embeddings:
         return
-    embedding = next(rule.disk[0] for rule in rules if rule.ours == ("model.embed_tokens.weight",))
+    tied = (rule.disk[0] for rule in rules if rule.ours == ("model.embed_tokens.weight",))
+    embedding = next(tied, "")
     for head in ("lm_head.weight", "embed_out.weight"):
         if head not in held:
             continue
@@ -107,7 +99,11 @@ def _check_tied(
         held.discard(head)
 
 
-def _checked(source: Source, name: str, like: Tensor) -> Tensor:
+def checked(source: Source, name: str, like: Tensor) -> Tensor:
+    """A tensor of the shape of `like`, of its dtype or (floats) its kind, and equal to it where it has memory.
+
+    Raises RequestError, naming file and tensor, also for one that is not finite.
+    """
     tensor = source.load(name)
     if tensor.shape != like.shape:
         raise RequestError(
@@ -121,6 +117,11 @@ def _checked(source: Source, name: str, like: Tensor) -> Tensor:
         )
     if tensor.is_floating_point() and not is_finite(tensor):
         raise RequestError(f"{source.place(name)}: the tensor {name} holds NaN or infinity")
+    if not like.is_meta and not torch.equal(tensor, like):
+        raise RequestError(
+            f"{source.place(name)}: the tensor {name} says {tensor.tolist()}, and the configuration "
+            f"{like.tolist()}"
+        )
     return tensor
 
 

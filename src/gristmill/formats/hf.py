@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,15 @@ from torch import Tensor
 from gristmill.errors import RequestError, nearest
 from gristmill.files import read_object, write_json, write_text, write_with
 from gristmill.formats.families import config_from_hf, config_to_hf, family_of
-from gristmill.formats.filling import dtype_name, fill, stored
-from gristmill.formats.rules import Rule
+from gristmill.formats.filling import dtype_name, fill
+from gristmill.formats.quantized import (
+    fill_quantized,
+    quantized_layers,
+    read_quantization,
+    written,
+)
 from gristmill.formats.source import DirectorySource
-from gristmill.kernels import Int8Linear, replace_int8
-from gristmill.model import Linear, Transformer, meta_network
+from gristmill.model import Transformer, meta_network
 from gristmill.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -37,25 +40,24 @@ def load_network(
     directory: str | Path,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    widen: bool = False,
 ) -> Transformer:
     """The network of a model directory, in evaluation mode; no tokenizer is needed.
 
-    Weights become `dtype` ("auto": each as it is stored); 8-bit ones stay as they are. Raises RequestError for
-    whatever is missing, damaged or not supported, naming file and tensor.
+    Weights become `dtype` ("auto": each as it is stored). Quantized layers stay as they are, unless `widen` asks for
+    full precision. Raises RequestError for whatever is missing, damaged or not supported, naming file and tensor.
     """
     kind, place = (None if dtype == "auto" else torch_dtype(dtype)), torch_device(device)
     hf, file = read_config(directory), Path(directory) / "config.json"
     config = config_from_hf(hf, file)
     family = family_of(config)
-    quantized = check_quantization(hf, file)
+    quantization = read_quantization(hf, Path(directory))
     source = DirectorySource(directory, family.prefix)
-    network = meta_network(config)
-    rules = family.rules(config)
-    if quantized:
-        _check_scales(source, network, rules)
-        with torch.device("meta"):
-            replace_int8(network, source.names())
-    fill(network, source, rules, kind, place, family.unused(config))
+    network, rules, unused = meta_network(config), family.rules(config), family.unused(config)
+    if quantization is None:
+        fill(network, source, rules, kind, place, unused)
+    else:
+        fill_quantized(network, source, rules, quantization, kind, place, unused, widen)
     return network.eval()
 
 
@@ -67,30 +69,29 @@ def save_hf(
     card: str | None = None,
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    quantization: str = "compressed-tensors",
 ) -> None:
     """Write a directory that transformers loads, in the dtype of the weights. config.json comes last.
 
-    Layers replaced by `Int8Linear` are written as compressed-tensors (int-quantized). `card` becomes
-    README.md; `generation` is kept in generation_config.json. An older model in the directory is replaced; other
-    files there are left alone. Raises RequestError for what the family's files cannot say.
+    Quantized layers are written as they are, in the format `quantization`: "compressed-tensors", "gptq" or "awq".
+    `card` becomes README.md; `generation` is kept in generation_config.json. An older model in the directory is
+    replaced; other files there are left alone. Raises RequestError for what the format or the family cannot say.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise RequestError(f"cannot save a model in {directory}: it is a file")
     hf = config_to_hf(network.config)
     rules = family_of(network.config).rules(network.config)
-    quantization = _quantization_config(network, rules)
-    expected = {name.removesuffix("_scale") for name in network.state_dict()}
-    added = sorted(expected - set(meta_network(network.config).state_dict()))
-    if added:
+    if added := _added(network):
         raise RequestError(
-            f"this network holds {added[0]}, which is no part of a {network.config.family}: merge its adapters "
+            f"this network holds {added}, which is no part of a {network.config.family}: merge its adapters "
             "first (gristmill.adapters.merge_and_unload), or save them alone (save_adapter)"
         )
+    tensors, described = written(network, rules, quantization)
     directory.mkdir(parents=True, exist_ok=True)
     _remove(directory, _UNFINISHED)  # of a save that was killed
     try:
-        shards, total = _write_shards(stored(network, rules), directory, max_shard_bytes)
+        shards, total = _write_shards(tensors, directory, max_shard_bytes)
         # The new weights are there. A reader must not pair the old config with them.
         _remove(directory, ("config.json", "model*.safetensors*", "pytorch_model*.bin*"))
         _name_shards(directory, shards, total)
@@ -99,8 +100,8 @@ def save_hf(
     dtype = dtype_name(network.model.embed_tokens.weight.dtype)
     ids = _token_ids(tokenizer)
     config = {**hf, "dtype": dtype, **ids}
-    if quantization is not None:
-        config["quantization_config"] = quantization
+    if described is not None:
+        config["quantization_config"] = described
     if tokenizer is not None:
         tokenizer.save(directory)
         stops = sorted(tokenizer.stop_ids)
@@ -109,6 +110,13 @@ def save_hf(
     if card is not None:
         write_text(directory / "README.md", card)
     write_json(directory / "config.json", config)
+
+
+def _added(network: Transformer) -> str:
+    """A tensor that the family's network has not; "" where there is none."""
+    layers = quantized_layers(network)
+    names = {name for name in network.state_dict() if name.rpartition(".")[0] not in layers}
+    return min(names - set(meta_network(network.config).state_dict()), default="")
 
 
 def _token_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
@@ -171,83 +179,6 @@ def _remove(directory: Path, patterns: Iterable[str]) -> None:
     for pattern in patterns:
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
-
-
-def _quantization_config(network: Transformer, rules: Sequence[Rule]) -> dict[str, Any] | None:
-    """compressed-tensors' description of the Int8Linear layers in the network; None without any.
-
-    Raises RequestError where the family stores such a layer together with others: no reader would find it.
-    """
-    quantized = {n for n, module in network.named_modules() if isinstance(module, Int8Linear)}
-    if not quantized:
-        return None
-    moved = {name.removesuffix(".weight") for rule in rules for name in rule.ours}
-    if moved & quantized:
-        raise RequestError(
-            f"8-bit weights cannot be saved for the family {network.config.family}, whose files hold "
-            f"{sorted(moved & quantized)[0]} under another name"
-        )
-    kept = [name for name, module in network.named_modules() if isinstance(module, Linear)]
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": {
-                # Without this key compressed-tensors 0.20 expects pack-quantized: transformers would
-                # load random weights in place of these.
-                "format": "int-quantized",
-                "targets": ["Linear"],
-                "weights": {
-                    "num_bits": 8,
-                    "type": "int",
-                    "symmetric": True,
-                    "strategy": "channel",
-                    "dynamic": False,
-                },
-                "input_activations": None,
-                "output_activations": None,
-            }
-        },
-        # transformers always has an lm_head; ours is the embedding when tied, and is not quantized
-        "ignore": sorted({*kept, *(["lm_head"] if network.config.tie_embeddings else [])}),
-    }
-
-
-def check_quantization(hf: dict[str, Any], file: Path) -> bool:
-    """Whether a config.json says int8 weights. Raises RequestError for a quantization we do not read."""
-    found = hf.get("quantization_config")
-    if found is None:
-        return False
-    if not isinstance(found, dict):
-        raise RequestError(f"{file}: quantization_config must be an object, not {found!r}")
-    kinds: list[Any] = [[found.get("quant_method"), found.get("format")]]
-    try:
-        for group in (found.get("config_groups") or {}).values():
-            weights = group.get("weights") or {}
-            kinds.append([weights.get(k) for k in ("num_bits", "type", "symmetric", "strategy")])
-    except AttributeError:
-        raise RequestError(f"{file}: config_groups must be an object of objects") from None
-    if kinds != [["compressed-tensors", "int-quantized"], [8, "int", True, "channel"]]:
-        raise RequestError(
-            f"{file}: this quantization is not read yet ({json.dumps(kinds)}); read is "
-            "compressed-tensors int-quantized: 8 bits, symmetric, one scale a channel"
-        )
-    return True
-
-
-def _check_scales(source: DirectorySource, network: Transformer, rules: Sequence[Rule]) -> None:
-    linears = {name for name, module in network.named_modules() if hasattr(module, "in_features")}
-    linears -= {name.removesuffix(".weight") for rule in rules for name in rule.ours}
-    names = set(source.names())
-    for key in sorted(names):
-        name = key.removesuffix(".weight_scale")
-        if name != key and name not in linears:
-            raise RequestError(
-                f"{source.place(key)}: {key} belongs to no layer of this architecture"
-            )
-        if name != key and f"{name}.weight" not in names:
-            raise RequestError(f"{source.place(key)}: {key} is there, yet {name}.weight is missing")
 
 
 def torch_device(name: str | torch.device) -> torch.device:

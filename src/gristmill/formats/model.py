@@ -23,6 +23,7 @@ from gristmill.formats.hf import (
 )
 from gristmill.formats.llama2c import llama2c_config, load_llama2c
 from gristmill.formats.paths import resolve
+from gristmill.kernels import Activations, use_activations
 from gristmill.model import ModelConfig, Transformer
 from gristmill.tokenizer import Tokenizer
 
@@ -50,23 +51,31 @@ class Model:
         path: str | Path,
         dtype: str | torch.dtype = "float32",
         device: str | torch.device = "cpu",
+        widen: bool = False,
+        activations: Activations = "int8",
     ) -> Model:
-        """Load a Hugging Face directory (full precision or int8), a run, a GGUF file or a llama2.c checkpoint.
+        """Load a Hugging Face directory, a run, a GGUF file or a llama2.c checkpoint.
 
-        Weights become `dtype` ("float32", "bfloat16", "float16", or "auto": as they are stored); 8-bit ones of a
-        directory stay as they are, quantized ones of a GGUF file are widened. Raises
-        RequestError for whatever is missing, damaged or not supported, naming file and tensor.
+        Weights become `dtype` ("float32", "bfloat16", "float16", or "auto": as they are stored). Quantized ones stay
+        as they are, unless `widen` asks for full precision (what it takes to train or convert). `activations` says
+        what coded weights of groups and blocks are multiplied with: 8-bit codes, or "float", slower, for reference.
+        Raises RequestError for whatever is missing, damaged or not supported, naming file and tensor.
         """
         found = resolve(path)
         kind, place = (None if dtype == "auto" else torch_dtype(dtype)), torch_device(device)
         generation: dict[str, Any] = {}
         if found.is_file():
-            load = load_gguf if found.suffix == ".gguf" else load_llama2c
-            network, tokenizer = load(found, kind, place)
+            if found.suffix == ".gguf":
+                network, tokenizer = load_gguf(found, kind, place, widen)
+            else:
+                network, tokenizer = load_llama2c(found, kind, place)
         else:
             tokenizer = Tokenizer.load(found)
-            network = load_network(found, dtype, device)
+            network = load_network(found, dtype, device, widen)
             generation = read_object(found / "generation_config.json")
+        if activations not in ("int8", "float"):
+            raise RequestError(f'activations must be "int8" or "float", not {activations!r}')
+        use_activations(network, activations)
         size = network.config.vocab_size
         # Control tokens beyond the embedding are never used (Gemma 3's <image_soft_token>).
         beyond = set(range(size, tokenizer.vocab_size))
@@ -84,7 +93,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.network.model.embed_tokens.weight.device
+        return self.network.model.norm.weight.device
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -107,12 +116,14 @@ class Model:
         format: str = "auto",
         card: str | None = None,
         quant: str = "auto",
+        quantization: str = "compressed-tensors",
     ) -> None:
         """Write a directory that transformers reads ("hf"), or one file for llama.cpp ("gguf").
 
         "auto": by the name, NAME.gguf or a directory. What was there before is replaced.
         `card` becomes the directory's README.md. `quant` is a GGUF file's type: F32, F16, BF16, Q8_0, Q4_K_M, …;
-        "auto" keeps the weights' dtype. Raises RequestError for what the format cannot hold.
+        "auto" keeps the weights' dtype. `quantization` is what a directory's quantized layers are written as:
+        "compressed-tensors", "gptq" or "awq". Raises RequestError for what the format cannot hold.
         """
         if format == "auto":
             format = "gguf" if Path(path).suffix == ".gguf" else "hf"
@@ -121,7 +132,14 @@ class Model:
         if format == "hf":
             if quant != "auto":
                 raise RequestError(f'quant is for format "gguf"; a directory cannot be {quant}')
-            save_hf(self.network, path, self.tokenizer, card=card, generation=self.generation)
+            save_hf(
+                self.network,
+                path,
+                self.tokenizer,
+                card=card,
+                generation=self.generation,
+                quantization=quantization,
+            )
             return
         if quant == "auto":
             quant = plain_type(self.network)

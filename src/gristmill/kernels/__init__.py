@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gristmill.kernels.coded import CODINGS, STRIP
+from gristmill.kernels.codes import Codes
 from gristmill.kernels.int8 import (
     Int8Linear,
     int8_linear,
@@ -14,13 +16,29 @@ from gristmill.kernels.int8 import (
 )
 from gristmill.kernels.linear import TYPES, array, linear_native, map_native
 from gristmill.kernels.native import extension, has_native, why_missing
+from gristmill.kernels.quantized import (
+    Activations,
+    CodedMatrix,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedStack,
+    use_activations,
+)
 from gristmill.kernels.sampling import ROW, sample_native
 
 __all__ = [
+    "CODINGS",
     "ROW",
+    "STRIP",
     "TYPES",
+    "Activations",
+    "CodedMatrix",
+    "Codes",
     "Int8Linear",
     "Kernel",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedStack",
     "array",
     "describe",
     "extension",
@@ -33,6 +51,7 @@ __all__ = [
     "map_native",
     "replace_int8",
     "sample_native",
+    "use_activations",
     "why_missing",
 ]
 
@@ -59,6 +78,7 @@ def describe() -> list[Kernel]:
     """Every kernel with the implementation that is in use."""
     costs = {
         "int8_linear": "8-bit models answer several times slower",
+        "coded_linear": "quantized models answer many times slower",
         "engine": "answers come slower, and depend on what runs beside them within rounding",
     }
     if extension is not None:

@@ -71,6 +71,7 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    activation_bits: int | None = None  # 8: the weights were made for activations of 8 bits
 
     def __init__(
         self, in_features: int, out_features: int, bias: nn.Parameter | None = None

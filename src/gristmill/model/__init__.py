@@ -10,7 +10,7 @@ from gristmill.model.config import (
     RopeScaling,
 )
 from gristmill.model.init import generator_for, initialize
-from gristmill.model.layers import Linear
+from gristmill.model.layers import Embedding, Linear
 from gristmill.model.scores import attend, causal
 from gristmill.model.transformer import Block, Transformer, meta_network
 
@@ -18,6 +18,7 @@ __all__ = [
     "FULL",
     "SLIDING",
     "Block",
+    "Embedding",
     "KVCache",
     "LatentConfig",
     "Linear",

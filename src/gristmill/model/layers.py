@@ -31,6 +31,17 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
+class Embedding(nn.Embedding):
+    """Rows [num_embeddings, embedding_dim] of tokens; `project` is the head that is tied to them."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__(rows, size, _weight=torch.empty(rows, size))
+
+    def project(self, x: Tensor) -> Tensor:
+        """x [..., size] -> [..., rows]."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last dimension (Zhang & Sennrich 2019); statistics in fp32 or wider."""
 

@@ -39,9 +39,14 @@ class Experts(nn.Module):
 
     def _expert(self, stacks: dict[str, tuple[Tensor, ...]], expert: int, x: Tensor) -> Tensor:
         def linear(x: Tensor, name: str) -> Tensor:
-            weight = stacks[f"{name}_proj"][expert].to(x.dtype)
             bias = stacks[f"{name}_bias"][expert].to(x.dtype) if self.has_bias else None
-            return F.linear(x, weight, bias)
+            stack = getattr(self, f"{name}_proj")
+            if isinstance(
+                stack, nn.Module
+            ):  # put in place of the parameter, and multiplies by itself
+                y = stack(x, expert)
+                return y if bias is None else y + bias
+            return F.linear(x, stacks[f"{name}_proj"][expert].to(x.dtype), bias)
 
         return linear(activate_gated(self.activation, linear(x, "gate"), linear(x, "up")), "down")
 

@@ -8,15 +8,16 @@ Shapes: B batch, T tokens, D hidden_size, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.errors import RequestError
 from gristmill.model.attention import Attention, Context, LatentAttention, visible
 from gristmill.model.cache import Cache
 from gristmill.model.config import ModelConfig
-from gristmill.model.layers import MLP, Linear, norm
+from gristmill.model.layers import MLP, Embedding, Linear, norm
 from gristmill.model.moe import MoE
 from gristmill.model.rope import rope_tables
 
@@ -63,9 +64,9 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = _embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         if config.positions == "learned":
-            self.embed_positions = _embedding(config.max_seq_len, config.hidden_size)
+            self.embed_positions = Embedding(config.max_seq_len, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = norm(config, config.hidden_size)
 
@@ -81,9 +82,9 @@ class Transformer(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     @property
-    def head_weight(self) -> Tensor:
-        """[V, D]: the output projection, which is the embedding itself when tied."""
-        return self.model.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight
+    def head(self) -> Any:  # a Linear or an Embedding, or what was put in its place
+        """The output projection: the embedding itself when tied, which projects by `project`."""
+        return self.model.embed_tokens if self.config.tie_embeddings else self.lm_head
 
     def hidden(
         self,
@@ -140,7 +141,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final activations [..., D]: [..., V] in fp32."""
-        logits = F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+        tied = self.config.tie_embeddings
+        logits = (self.head.project if tied else self.head)(hidden).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -169,10 +171,6 @@ def meta_network(config: ModelConfig) -> Transformer:
     """The network without memory: names, shapes and modules only."""
     with torch.device("meta"):
         return Transformer(config)
-
-
-def _embedding(rows: int, size: int) -> nn.Embedding:
-    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
 
 
 def _starts(segments_BT: Tensor) -> Tensor:

@@ -1,5 +1,25 @@
 """Quantization: fewer bits a weight, written as files that other tools read, with the cost measured."""
 
-from gristmill.quantize.int8 import Int8Config, quantize_network, quantize_rows, run
+from typing import get_args
 
-__all__ = ["Int8Config", "quantize_network", "quantize_rows", "run"]
+from gristmill.quantize.calibration import PYTHON_DOCS, Windows, read_windows
+from gristmill.quantize.driver import Made, quantize
+from gristmill.quantize.int8 import Int8Config, quantize_network, quantize_rows, run
+from gristmill.quantize.settings import CALIBRATED, Format, QuantizeConfig
+
+FORMATS: tuple[str, ...] = get_args(Format)
+
+__all__ = [
+    "CALIBRATED",
+    "FORMATS",
+    "PYTHON_DOCS",
+    "Int8Config",
+    "Made",
+    "QuantizeConfig",
+    "Windows",
+    "quantize",
+    "quantize_network",
+    "quantize_rows",
+    "read_windows",
+    "run",
+]

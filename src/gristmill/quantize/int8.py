@@ -45,6 +45,17 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale).round().clamp(-127, 127).to(torch.int8), scale
 
 
+def rounded_weights(network: Transformer) -> dict[str, Tensor]:
+    """The weights [out, in] that `quantize_network` rounds, by name."""
+    return {
+        name: weight
+        for name, weight in network.named_parameters()
+        if name.startswith("model.layers.")
+        and weight.ndim == 2
+        and ".router." not in name  # it is small, and a rounded one sends tokens elsewhere
+    }
+
+
 @torch.no_grad()
 def quantize_network(network: Transformer) -> list[str]:
     """Put 8-bit layers in place of every linear layer of the decoder blocks; returns their names.
@@ -52,9 +63,7 @@ def quantize_network(network: Transformer) -> list[str]:
     Raises WorkError, naming the layer, where a weight is not finite.
     """
     tensors: dict[str, Tensor] = {}
-    for name, weight in network.named_parameters():
-        if not name.startswith("model.layers.") or weight.ndim != 2 or ".router." in name:
-            continue  # a router is small, and a rounded one sends tokens elsewhere
+    for name, weight in rounded_weights(network).items():
         if not bool(weight.isfinite().all()):
             raise WorkError(f"{name} holds NaN or infinity and cannot be quantized")
         tensors[name], tensors[name.removesuffix("weight") + "weight_scale"] = quantize_rows(weight)

@@ -170,8 +170,8 @@ class QueuedEngine(Engine):
             if isinstance(item, Exception):
                 raise item
             self.completion = item.completion
-            if item.completion is not None and item.completion.error is not None:
-                raise WorkError(item.completion.error)
+            if item.completion is not None:
+                item.completion.checked()
             yield item
             if item.completion is not None:
                 return

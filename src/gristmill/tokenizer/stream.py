@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gristmill.tokenizer.spelling import Spelling
@@ -11,20 +12,34 @@ if TYPE_CHECKING:
     from gristmill.tokenizer.tokenizer import Tokenizer
 
 
+_NEIGHBOURS = 32  # tokens before the first one that decoding together with it looks at
+
+
 class StreamDecoder:
     """Text of tokens as they come; a character appears when its last byte has. Special tokens are left out.
 
-    The pushed pieces and `finish()` joined equal `tokenizer.decode` of all ids.
+    The pushed pieces and `finish()` joined are what `tokenizer.decode` of all ids has more than that of `before`:
+    the text after a prompt, which must be one of whole characters.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, before: Sequence[int] = (), verbatim: bool = False
+    ) -> None:
+        """before: ids of what stands before. verbatim: the bytes of the ids as they are, no first space left out."""
         self._tokenizer = tokenizer
         self._spelling: Spelling | None = tokenizer.spelling
         errors = "strict" if self._spelling is None else self._spelling.errors
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors=errors)
-        self._begun = False
+        self._begun = verbatim
         self._ids: list[int] = []
         self._shown = ""
+        if self._spelling is None:
+            self._ids = [id for id in before if not tokenizer.is_special(id)][-_NEIGHBOURS:]
+            self._shown = tokenizer.decode(self._ids)
+        elif self._spelling.strip and not verbatim:  # only then it matters
+            self._begun = any(
+                not tokenizer.is_special(id) and tokenizer.token_bytes(id) for id in before
+            )
 
     def push(self, id: int) -> str:
         if self._spelling is not None:

@@ -196,7 +196,7 @@ def _start(
 ) -> tuple[Transformer, dict[str, Any]]:
     """The network at step 0 and what to report of it. A run that resumes overwrites it from its checkpoint."""
     if config.base:
-        base = Model.load(config.base)
+        base = Model.load(config.base, widen=True)
         if base.tokenizer.vocab_size != tokenizer.vocab_size:
             raise RequestError(
                 f"{config.base} has {base.tokenizer.vocab_size} tokens and the corpus was encoded with "

@@ -126,7 +126,7 @@ def run(
 ) -> Result:
     """inputs: model, questions, tokenizer. Output: model, an HF directory."""
     tokenizer = Tokenizer.load(inputs["tokenizer"])
-    network = Model.load(inputs["model"]).network
+    network = Model.load(inputs["model"], widen=True).network
     limit = min(config.max_tokens, network.config.max_seq_len)
     examples, too_long = encode_conversations(
         inputs["questions"] / "sft.train.jsonl", tokenizer, limit

@@ -119,10 +119,10 @@ def warm_start(
     table = network.model.embed_tokens.weight
     table.zero_()
     table[:, : at.rank], table[:, at.own] = embedding, codes * long**0.5
-    network.head_weight.zero_()
+    network.head.weight.zero_()
     # AdamW moves every entry alike, so the head's codes are larger than unit ones to be moved less for their size.
-    network.head_weight[:, : at.rank] = head
-    network.head_weight[:, at.predicted] = codes * _HEAD_SCALE
+    network.head.weight[:, : at.rank] = head
+    network.head.weight[:, at.predicted] = codes * _HEAD_SCALE
 
     # RMSNorm multiplies what a layer reads by these, since the stream's squared norm is known.
     scale_0 = (width / (at.rank + long)) ** 0.5

@@ -1,6 +1,7 @@
 """Numbers to blocks: one function a type, from float32 [n, block_size] to [n] structured blocks.
 
-Here are the types whose rounding is a closed form; the K-types' search is in `search.py`, their packing here.
+Here are the types whose rounding is a closed form; the searches are in `search.py`, their packing here. With weights
+[n, block_size] (`weigh`) all of WEIGHTED are searched, so that columns that matter more are rounded more finely.
 """
 
 from __future__ import annotations
@@ -9,8 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gristmill.formats.gguf.search import search_scale, search_scale_and_minimum
+from gristmill.formats.gguf.search import (
+    search_positive,
+    search_scale,
+    search_scale_and_minimum,
+    sum_rows,
+)
 from gristmill.formats.gguf.types import GGMLType
+from gristmill.formats.gguf.unpack import scales_and_minima
+
+# First and further grids of a search under weights, and their number: finer than without.
+_WEIGHTED_GRIDS = (-0.9, 0.05, 36)
 
 
 def _blocks(type: GGMLType, **fields: np.ndarray) -> np.ndarray:
@@ -79,13 +89,27 @@ def _unsigned(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return d[:, 0], low[:, 0], np.minimum(q, top).astype(np.uint8)
 
 
-def _q4_0(x: np.ndarray) -> np.ndarray:
-    d, q = _signed(x, 4)
+def _searched_signed(x: np.ndarray, bits: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_signed`, the scale fitted under weights."""
+    found = search_scale(x, 1 << (bits - 1), w)
+    return found.scale, found.codes(np.ones(len(x), bool)).astype(np.uint8)
+
+
+def _searched_unsigned(
+    x: np.ndarray, bits: int, w: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_unsigned`, scale and minimum fitted under weights."""
+    found = search_scale_and_minimum(x, (1 << bits) - 1, *_WEIGHTED_GRIDS, w)
+    return found.scale, -found.minimum, found.codes(np.ones(len(x), bool)).astype(np.uint8)
+
+
+def _q4_0(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    d, q = _signed(x, 4) if w is None else _searched_signed(x, 4, w)
     return _blocks(GGMLType.Q4_0, d=d, qs=_nibbles(q))
 
 
-def _q4_1(x: np.ndarray) -> np.ndarray:
-    d, m, q = _unsigned(x, 4)
+def _q4_1(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    d, m, q = _unsigned(x, 4) if w is None else _searched_unsigned(x, 4, w)
     return _blocks(GGMLType.Q4_1, d=d, m=m, qs=_nibbles(q))
 
 
@@ -93,13 +117,13 @@ def _fifth_bits(q: np.ndarray) -> np.ndarray:
     return np.packbits(q >> np.uint8(4), axis=1, bitorder="little")
 
 
-def _q5_0(x: np.ndarray) -> np.ndarray:
-    d, q = _signed(x, 5)
+def _q5_0(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    d, q = _signed(x, 5) if w is None else _searched_signed(x, 5, w)
     return _blocks(GGMLType.Q5_0, d=d, qh=_fifth_bits(q), qs=_nibbles(q & np.uint8(15)))
 
 
-def _q5_1(x: np.ndarray) -> np.ndarray:
-    d, m, q = _unsigned(x, 5)
+def _q5_1(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    d, m, q = _unsigned(x, 5) if w is None else _searched_unsigned(x, 5, w)
     return _blocks(GGMLType.Q5_1, d=d, m=m, qh=_fifth_bits(q), qs=_nibbles(q & np.uint8(15)))
 
 
@@ -113,32 +137,31 @@ def _q8_0(x: np.ndarray) -> np.ndarray:
 
 
 def _with_minima(
-    type: GGMLType, x: np.ndarray, top: int, first: float, steps: int
+    type: GGMLType, x: np.ndarray, top: int, first: float, steps: int, w: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Blocks of Q4_K or Q5_K with d, dmin and scales filled in, and the codes uint8 [n, 8, 32] still to pack.
 
     Two levels: the search gives each sub-block of 32 a scale and a minimum; these are rounded to six bits
     of a float16 each; then every element is rounded once more against what will be read back.
     """
-    found = search_scale_and_minimum(x.reshape(-1, 32), top, first, steps)
+    small = x.reshape(-1, 32)
+    if w is None:
+        found = search_scale_and_minimum(small, top, first, 0.1, steps, None)
+    else:
+        found = search_scale_and_minimum(small, top, *_WEIGHTED_GRIDS, w.reshape(-1, 32))
     scale, minimum = found.scale.reshape(-1, 8), found.minimum.reshape(-1, 8)
-    top_scale = np.maximum(scale.max(axis=1), np.float32(0))
-    top_minimum = np.maximum(minimum.max(axis=1), np.float32(0))
-
-    def six_bits(values: np.ndarray, largest: np.ndarray) -> np.ndarray:
-        ratio = np.float32(63) / np.where(largest > 0, largest, np.float32(np.inf))
-        # A fit may come out with a negative scale; ggml's cast to a byte wraps it above 63, and so do we.
-        return np.minimum(np.rint(ratio[:, None] * values).astype(np.int32).astype(np.uint8), 63)
-
-    ls, lm = six_bits(scale, top_scale), six_bits(minimum, top_minimum)
+    if w is None:
+        (d, ls), (dmin, lm) = _six_bits(scale), _six_bits(minimum)
+    else:
+        sums = sum_rows(np.ascontiguousarray(w.reshape(-1, 32).T)).reshape(-1, 8)
+        (d, ls), (dmin, lm) = search_positive(scale, 63, sums), search_positive(minimum, 63, sums)
     packed = np.empty((len(x), 12), np.uint8)
     packed[:, :4] = ls[:, :4] | (ls[:, 4:] >> 4) << 6
     packed[:, 4:8] = lm[:, :4] | (lm[:, 4:] >> 4) << 6
     packed[:, 8:] = (ls[:, 4:] & 15) | (lm[:, 4:] & 15) << 4
-    out = _blocks(
-        type, d=top_scale / np.float32(63), dmin=top_minimum / np.float32(63), scales=packed
-    )
+    out = _blocks(type, d=d, dmin=dmin, scales=packed)
 
+    ls, lm = scales_and_minima(packed)  # those that wrapped are not what they were
     d = (out["d"].astype(np.float32)[:, None] * ls)[:, :, None]
     dm = (out["dmin"].astype(np.float32)[:, None] * lm)[:, :, None]
     codes = np.rint((x.reshape(-1, 8, 32) + dm) / np.where(d == 0, np.float32(1), d))
@@ -150,22 +173,31 @@ def _with_minima(
     return out, codes.astype(np.uint8)
 
 
-def _q4_k(x: np.ndarray) -> np.ndarray:
-    out, codes = _with_minima(GGMLType.Q4_K, x, 15, -1.0, 20)
+def _six_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """values [n, 8] ≈ d [n] · codes uint8 [n, 8] up to 63, which the largest gets."""
+    largest = np.maximum(values.max(axis=1), np.float32(0))
+    ratio = np.float32(63) / np.where(largest > 0, largest, np.float32(np.inf))
+    # A fit may come out with a negative scale; ggml's cast to a byte wraps it above 63, and so do we.
+    codes = np.rint(ratio[:, None] * values).astype(np.int32).astype(np.uint8)
+    return largest / np.float32(63), np.minimum(codes, 63)
+
+
+def _q4_k(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    out, codes = _with_minima(GGMLType.Q4_K, x, 15, -1.0, 20, w)
     out["qs"] = _nibbles(codes.reshape(-1, 4, 64)).reshape(-1, 128)
     return out
 
 
-def _q5_k(x: np.ndarray) -> np.ndarray:
-    out, codes = _with_minima(GGMLType.Q5_K, x, 31, -0.5, 15)
+def _q5_k(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    out, codes = _with_minima(GGMLType.Q5_K, x, 31, -0.5, 15, w)
     out["qs"] = _nibbles((codes & np.uint8(15)).reshape(-1, 4, 64)).reshape(-1, 128)
     out["qh"] = _join_planes(codes >> np.uint8(4), 1)
     return out
 
 
-def _q6_k(x: np.ndarray) -> np.ndarray:
+def _q6_k(x: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
     n = len(x)
-    found = search_scale(x.reshape(-1, 16), 32)
+    found = search_scale(x.reshape(-1, 16), 32, None if w is None else w.reshape(-1, 16))
     scale = found.scale.reshape(n, 16)
     largest = np.take_along_axis(scale, np.abs(scale).argmax(axis=1, keepdims=True), axis=1)
     # Below ggml's threshold the whole block is zero bytes.
@@ -187,7 +219,26 @@ def _q6_k(x: np.ndarray) -> np.ndarray:
     return out
 
 
-PACK: dict[GGMLType, Callable[[np.ndarray], np.ndarray]] = {
+def weigh(
+    type: GGMLType, x: np.ndarray, importance: np.ndarray, row_square: np.ndarray
+) -> np.ndarray:
+    """The weights of x [n, block_size] in its search: importance [n, block_size] of the columns times, but for Q6_K,
+    √(σ² + x²), σ² the mean square of the row, row_square [n], or, in the other K-types, twice that of the block."""
+    if type == GGMLType.Q6_K:
+        return importance
+    square = row_square
+    if type.block_size == 256:
+        square = np.float32(2) * sum_rows(np.ascontiguousarray((x * x).T)) / np.float32(256)
+    return importance * np.sqrt(square[:, None] + x * x)
+
+
+WEIGHTED = frozenset(
+    (
+        *(GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0, GGMLType.Q5_1),
+        *(GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K),
+    )
+)
+PACK: dict[GGMLType, Callable[..., np.ndarray]] = {
     GGMLType.F32: _f32,
     GGMLType.F16: _f16,
     GGMLType.BF16: _bf16,

@@ -91,7 +91,7 @@ def _q3_k(b: np.ndarray) -> np.ndarray:
     return (scale[:, :, None] * q).reshape(n, 256)
 
 
-def _scales_and_minima(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scales_and_minima(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The eight 6-bit scales and minima of Q4_K and Q5_K: uint8 [n, 12] -> two uint8 [n, 8].
 
     Bytes 0–3 and 4–7 hold the first four whole; their top two bits belong to the last four, whose low
@@ -105,7 +105,7 @@ def _scales_and_minima(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _with_minima(b: np.ndarray, q: np.ndarray) -> np.ndarray:
     """The shared formula of Q4_K and Q5_K; q is float32 [n, 8, 32]."""
-    scales, minima = _scales_and_minima(b["scales"])
+    scales, minima = scales_and_minima(b["scales"])
     q *= (_column(b["d"]) * scales)[:, :, None]
     q -= (_column(b["dmin"]) * minima)[:, :, None]
     return q.reshape(len(b), 256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -16,13 +16,14 @@ _SLAB = 1 << 20  # elements widened at once
 
 
 class GGUFSource:
-    """All tensors but those that say how positions are scaled; quantized ones come as `dtype`."""
+    """All tensors but those that say how positions are scaled and those `without`; quantized ones come as `dtype`."""
 
-    def __init__(self, file: GGUFFile, dtype: torch.dtype) -> None:
-        self.file, self.dtype = file, dtype
+    def __init__(self, file: GGUFFile, dtype: torch.dtype, without: Collection[str] = ()) -> None:
+        self.file, self.dtype, self._without = file, dtype, without
 
     def names(self) -> Iterable[str]:
-        return [name for name in self.file.tensors if not name.startswith("rope_")]
+        names = [name for name in self.file.tensors if not name.startswith("rope_")]
+        return [name for name in names if name not in self._without]
 
     def place(self, name: str) -> str:
         return str(self.file.path)

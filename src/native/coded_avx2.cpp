@@ -1,0 +1,2 @@
+#define GRISTMILL_CODED coded_avx2
+#include "coded.inc"

@@ -1,0 +1,2 @@
+#define GRISTMILL_CODED coded_vnni
+#include "coded.inc"
