@@ -143,7 +143,9 @@ class Model:
             return
         if quant == "auto":
             quant = plain_type(self.network)
-        name = self.path.stem if self.path is not None else "model"
+        name = "model"
+        if self.path is not None:  # a directory may be called Llama-3.1
+            name = self.path.name if self.path.is_dir() else self.path.stem
         save_gguf(self.network, self.tokenizer, path, quant, name)
 
 
