@@ -235,6 +235,9 @@ def test_a_conversation_in_a_terminal(terminal, taught) -> None:
     assert "refused" in at.type("/load /proc\r")
     at.type('"""/one\r', "… ")
     at.type('two"""\r')
+    time.sleep(
+        0.3
+    )  # a signal between readline's prompt and its waiting is only seen at the next key
     assert "Ctrl-D or /quit leaves" in at.type("\x03")
     assert at.leave() == 0
 

@@ -52,7 +52,7 @@ def test_a_run_says_what_it_will_take_and_what_it_cost(quantize, tmp_path):
 
 
 def test_json_holds_all_of_it(quantize, tmp_path):
-    done = quantize("--method", "awq", "--format", "awq", "--json")
+    done = quantize("--method", "awq", "--json")  # whose own format is the default
     told = json.loads(done.out)
     assert told["made"]["method"] == "awq" and told["made"]["group"] == 64
     assert told["price"]["distance"]["perplexity_ratio"] < 1.2
@@ -105,7 +105,9 @@ def test_without_a_text_pythons_documentation_is_used_and_that_is_said(gristmill
             "--target-size chooses the types itself: leave --type out",
         ),
         (["--method", "gguf", "--target-size", "big"], "--target-size must be a size such as"),
-        (["--method", "gguf", "--type", "Q9"], "'Q9' is not a type of GGUF file"),
+        (["--method", "gguf", "--type", "Q9"], "--type must be F32, F16, BF16, Q8_0, Q4_0, Q4_K_S"),
+        (["--method", "gguf", "--type", "Q4_K_X"], 'not Q4_K_X. Did you mean "Q4_K_'),
+        (["--method", "gguf", "--type", "q4k"], 'not q4k. Did you mean "Q4_K_'),
         (["--method", "gguf"], "method gguf makes a file"),
         (["--length", "999"], "--length 999 is beyond the model's context of 384 tokens"),
         (["--samples", "99"], "and 99 × 96 = 9,504 are needed. Give more text"),
@@ -115,6 +117,36 @@ def test_wrong_requests(quantize, tmp_path, arguments, says):
     done = quantize(*arguments)
     assert done.code == 2 and says in done.err.replace("\n", " "), done.err
     assert "Traceback" not in done.err and list(tmp_path.iterdir()) == []
+
+
+def test_refusals_come_before_notices(gristmill, taught, tmp_path):
+    """No text is named, so Python's documentation would be used; that is nobody's concern yet."""
+    for given, says in (
+        (["--group", "96", "-o", "out"], "groups of 96 do not divide"),
+        (["-o", "none/dir/out"], "there is no directory"),
+        (["-o", "out", "--held-out", "none.txt"], "there is no text file"),
+        (
+            ["--method", "gguf", "--target-size", "50KB", "-o", "a.gguf"],
+            "--target-size 50.00 KB is too small: with the smallest types",
+        ),
+    ):
+        at = given.index("-o") + 1
+        done = gristmill("quantize", taught, *given[:at], tmp_path / given[at], *given[at + 1 :])
+        said = done.err.replace("\n", " ")
+        assert done.code == 2 and says in said and "documentation" not in said, said
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_gguf_does_with_the_text_and_with_short_rows_is_said(quantize):
+    done = quantize("--method", "gguf", "--no-price", out="a.gguf")
+    assert "without --importance or --target-size: --calibration is not used" in done.err
+    assert "no whole blocks of 256, so" in done.err and "are Q8_0 and Q5_0" in done.err
+
+
+def test_help_fits_80_columns(gristmill, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = gristmill("quantize", "--help").out
+    assert "--importance" in shown and "compressed-tensors" in shown and "…" not in shown
 
 
 def test_the_price_is_not_measured_on_the_calibration_text(quantize, texts, tmp_path):

@@ -15,6 +15,7 @@ from gristmill.errors import RequestError
 from gristmill.evaluate.price import (
     HEADING,
     check_unseen,
+    footnotes,
     measure_distance,
     on_disk,
     price,
@@ -79,7 +80,9 @@ def test_bits_per_weight_are_those_of_the_formats(place):
     inside = config.num_parameters - embedded
     full = on_disk(place / "full")
     assert (full.bits_per_weight, full.bits_per_weight_inside) == (32, 32)
-    assert full.bytes == 4 * config.num_parameters
+    assert full.bytes == (place / "full" / "model.safetensors").stat().st_size
+    assert full.embedding_bytes == 4 * embedded
+    assert on_disk(place / "q.gguf").bytes == (place / "q.gguf").stat().st_size
     rows_of = {48: 64 + 2 * 32 + 2 * 96, 64: 48, 96: 48}
     weights = sum(width * count for width, count in rows_of.items())
     eight = config.num_layers * (8 * weights + 32 * sum(rows_of.values())) + 32 * norms
@@ -118,6 +121,19 @@ def test_the_tag_is_written_into_the_card_once_and_as_json(place, windows):
     stored = json.loads(numbers.read_text())
     assert stored["distance"]["kl_mean"] == found.distance.kl_mean
     assert stored["made"]["seed"] == 7 and stored["after"]["bytes"] == found.after.bytes
+
+
+def test_embeddings_that_dominate_are_told_of_where_they_are_kept(place, windows):
+    found = price(place / "full", place / "int8", windows, made={"method": "int8"}, seconds=0)
+    share = found.after.embedding_bytes / found.after.bytes
+    says = f"Embeddings and head stay in full precision and are {share:.0%} of it"
+    assert share > 0.3 and footnotes(found)[0].startswith(says)
+    for other in (
+        replace(found, made={"method": "gguf"}),
+        replace(found, made={}),
+        replace(found, after=replace(found.after, bytes=4 * found.after.embedding_bytes)),
+    ):
+        assert not any("Embeddings" in sentence for sentence in footnotes(other))
 
 
 def test_a_gguf_files_card_lies_beside_it(place, windows):

@@ -138,12 +138,16 @@ def _counts(rows: str) -> list[int]:
 
 def _stored_types(model: Model) -> list[str]:
     """The types of the weights on disk by torch's names where it has them, the one with most bytes first."""
-    from gristmill.engine.measure import main_types
+    from gristmill.engine.measure import main_types, weight_types
     from gristmill.formats import describe
 
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     assert model.path is not None
     tensors = describe(model.path).tensors
+    if any(
+        t.type == "int32" for t in tensors
+    ):  # a directory's codes, packed into words that say nothing
+        return weight_types(model)
     return main_types((names.get(t.type, t.type), t.nbytes) for t in tensors)
 
 

@@ -46,7 +46,8 @@ def quantize(
         typer.Option(metavar="NAME", help="gptq, awq, rtn, smoothquant, int8 or gguf."),
     ] = "gptq",
     bits: Annotated[
-        int | None, typer.Option(help="Of gptq, awq and rtn: 4 or 8.", show_default="4")
+        int | None,
+        typer.Option(metavar="N", help="Of gptq, awq and rtn: 4 or 8.", show_default="4"),
     ] = None,
     group: Annotated[
         str | None,
@@ -61,7 +62,7 @@ def quantize(
         typer.Option(
             "--symmetric/--asymmetric",
             help="Whether the grid's zero is in its middle.",
-            show_default="symmetric, but not for awq",
+            show_default="yes; of awq no",
         ),
     ] = None,
     mse: Annotated[
@@ -71,8 +72,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of the directory: compressed-tensors, gptq or awq.",
-            show_default="compressed-tensors",
+            help="Of the directory: auto, compressed-tensors, gptq or awq.",
+            show_default="awq's own, else compressed-tensors",
         ),
     ] = None,
     kind: Annotated[
@@ -80,18 +81,17 @@ def quantize(
         typer.Option(
             "--type",
             metavar="TYPE",
-            help="Of a .gguf: Q4_K_M, Q5_K_M, Q8_0, …",
+            help="Of a .gguf: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K, Q4_0, Q8_0, F16, BF16 or F32.",
             show_default="Q4_K_M",
         ),
     ] = None,
     importance: Annotated[
         bool,
         typer.Option(
-            "--importance",
-            "--imatrix",
-            help="Of a .gguf: weigh errors by what the calibration text makes of each input.",
+            "--importance", help="Of a .gguf: weigh errors by what the text makes of each input."
         ),
     ] = False,
+    imatrix: Annotated[bool, typer.Option("--imatrix", hidden=True)] = False,
     target_size: Annotated[
         str | None,
         typer.Option(
@@ -107,10 +107,14 @@ def quantize(
             show_default="the run's own, else Python's documentation",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Windows of calibration text.")] = 128,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Windows of calibration text.")
+    ] = 128,
     length: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens of a window.", show_default="512, if they fit"),
+        typer.Option(
+            min=2, metavar="N", help="Tokens of a window.", show_default="512, if they fit"
+        ),
     ] = None,
     held_out: Annotated[
         Path | None,
@@ -123,7 +127,7 @@ def quantize(
     price: Annotated[
         bool, typer.Option("--price/--no-price", help="Measure what it cost, into the card.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of windows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice of windows.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on standard output.")
     ] = False,
@@ -141,15 +145,16 @@ def quantize(
     Examples:
 
     - `gristmill quantize runs/pyhelp --method gptq -o pyhelp-gptq`
-    - `gristmill quantize llama --method awq --calibration chats.jsonl -o llama-awq --format awq`
+    - `gristmill quantize llama --method awq --calibration chats.jsonl -o llama-awq`
     - `gristmill quantize llama --method gguf --type Q5_K_M --importance -o llama.gguf`
     - `gristmill quantize llama --method gguf --target-size 4.2GB -o llama.gguf`
     """
     from gristmill.evaluate.price import check_unseen, write_card
     from gristmill.evaluate.price import price as measure_price
     from gristmill.formats import load_config, resolve
-    from gristmill.quantize import CALIBRATED, quantize
+    from gristmill.quantize import CALIBRATED, check, quantize
 
+    importance = importance or imatrix  # its name in llama.cpp
     config = _config(method, bits, group, symmetric, mse, format, kind, importance, target_size)
     place = resolve(model)
     context = load_config(place).max_seq_len
@@ -157,13 +162,20 @@ def quantize(
     if windows > context:
         raise RequestError(f"--length {windows} is beyond the model's context of {context} tokens")
     wants_text = method in CALIBRATED or importance or config.target_bytes is not None
+    check(place, target, config)
     texts = Texts(model, windows, seed)
-    seen = texts.read(calibration, "train", samples) if wants_text else None
-    if calibration is not None and not wants_text:
-        err.print(f"{method} looks at no text: --calibration is not used", style="yellow")
-    unseen = texts.read(held_out, "heldout", _HELD_OUT_WINDOWS, fewer=True) if price else None
+    wanted = [(calibration, "train", samples, False)] if wants_text else []
+    if price:
+        wanted.append((held_out, "heldout", _HELD_OUT_WINDOWS, True))
+    # What is named comes first: the notice of what stands in for the other must not precede a refusal.
+    wanted.sort(key=lambda text: text[0] is None)
+    read = {text[1]: texts.read(*text) for text in wanted}
+    seen, unseen = read.get("train"), read.get("heldout")
     if unseen is not None:
         check_unseen(unseen, seen)
+    if calibration is not None and not wants_text:
+        unless = " without --importance or --target-size" if method == "gguf" else ""
+        _say(f"{method} looks at no text{unless}: --calibration is not used")
     with Bar() as view:
         view.begin("quantize")
         made = quantize(place, target, config, seen, progress=view.progress, say=_say)
@@ -220,7 +232,7 @@ def _config(
     target_size: str | None,
 ) -> QuantizeConfig:
     """The settings. Raises RequestError, naming the option, for what there is not, and what the method ignores."""
-    from gristmill.formats.gguf import mixture_name
+    from gristmill.formats.gguf import FILE_TYPES, mixture_name
     from gristmill.quantize import FORMATS, QuantizeConfig
 
     if method not in _METHODS:
@@ -251,12 +263,18 @@ def _config(
         )
     if group not in (None, "auto", "channel") and not group.isdecimal():
         raise RequestError(f"--group must be a number, auto or channel, not {group}")
+    try:
+        mixture = None if kind is None else mixture_name(kind)
+    except RequestError:
+        raise RequestError(
+            f"--type must be {', '.join(FILE_TYPES)}, not {kind}.{nearest(str(kind).upper(), FILE_TYPES)}"
+        ) from None
     settings: dict[str, Any] = {
         "bits": bits,
         "group": int(group) if group and group.isdecimal() else group,
         "symmetric": symmetric,
         "format": format,
-        "type": None if kind is None else mixture_name(kind),
+        "type": mixture,
         "target_bytes": None if target_size is None else _bytes(target_size),
     }
     chosen = {name: value for name, value in settings.items() if value is not None}

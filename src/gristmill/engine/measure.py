@@ -103,11 +103,11 @@ def weight_types(model: Model) -> list[str]:
 
 
 def main_types(held: Iterable[tuple[str, int]]) -> list[str]:
-    """Types of tensors and their bytes -> those that hold a tenth of all bytes or more, most bytes first."""
+    """Types of tensors and their bytes -> those that hold a fiftieth of all bytes or more, most bytes first."""
     sizes: Counter[str] = Counter()
     for kind, size in held:
         sizes[kind] += size
-    return [kind for kind, size in sizes.most_common() if 10 * size >= sizes.total()]
+    return [kind for kind, size in sizes.most_common() if 50 * size >= sizes.total()]
 
 
 def cache_bytes(engine: Engine, positions: int) -> int:

@@ -31,18 +31,20 @@ from gristmill.stage import Progress, quiet
 _EMBEDDINGS = re.compile(
     r"(^|\.)(embed_tokens|embed_in|wte|wpe|token_embd|position_embd|lm_head|embed_out|output)\.weight"
 )
+_DOMINANT = 0.3  # the share of embeddings and head that is worth a sentence
 HEADING = "## The price of quantization"
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One of the two models. bytes: of its tensors on disk. bits_per_weight: of all parameters;
-    bits_per_weight_inside: without embeddings and head. token_bytes: what writing one token reads. runner: what
-    computes ("native" or "torch"); decode, prefill: tokens/s of one request alone, the median of three; None where
-    it was not measured."""
+    """One of the two models. bytes: of its file, or its directory's weight files; embedding_bytes: of embeddings and
+    head among them. bits_per_weight: of all parameters; bits_per_weight_inside: without embeddings and head.
+    token_bytes: what writing one token reads. runner: what computes ("native" or "torch"); decode, prefill: tokens/s
+    of one request alone, the median of three; None where it was not measured."""
 
     path: str
     bytes: int
+    embedding_bytes: int
     bits_per_weight: float
     bits_per_weight_inside: float
     token_bytes: int | None = None
@@ -170,7 +172,16 @@ def on_disk(path: Path) -> Copy:
     if config.positions == "learned":
         embedded += config.hidden_size * config.max_seq_len
     weights = config.num_parameters
-    return Copy(str(path), total, 8 * total / weights, 8 * (total - outside) / (weights - embedded))
+    files = [path]
+    if path.is_dir():
+        files = [*path.glob("model*.safetensors")] or [*path.glob("pytorch_model*.bin")]
+    return Copy(
+        str(path),
+        sum(file.stat().st_size for file in files),
+        outside,
+        8 * total / weights,
+        8 * (total - outside) / (weights - embedded),
+    )
 
 
 def _speed(model: Model, copy: Copy, seconds: float) -> Copy:
@@ -227,10 +238,16 @@ def rows(price: Price) -> list[tuple[str, str, str]]:
 def footnotes(price: Price) -> list[str]:
     """Where the numbers are from, in sentences."""
     unseen = ", which was not calibrated on" if "calibration" in price.made else ""
-    said = [
+    said: list[str] = []
+    outside = price.after.embedding_bytes / price.after.bytes
+    if price.made.get("method", "gguf") != "gguf" and outside > _DOMINANT:
+        said.append(
+            f"Embeddings and head stay in full precision and are {outside:.0%} of it; a .gguf rounds them, too."
+        )
+    said.append(
         f"Predictions on {price.distance.tokens:,} tokens of {price.held_out} "
         f"(sha256 {price.held_out_sha256[:16]}){unseen}. The copy's activations: {price.activations}."
-    ]
+    )
     if price.after.runner:
         kinds = " and ".join(price.after.weight_types)
         said.append(

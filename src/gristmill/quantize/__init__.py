@@ -3,11 +3,11 @@
 from typing import get_args
 
 from gristmill.quantize.calibration import PYTHON_DOCS, Windows, read_windows
-from gristmill.quantize.driver import Made, quantize
+from gristmill.quantize.driver import Made, check, quantize
 from gristmill.quantize.int8 import Int8Config, quantize_network, quantize_rows, run
 from gristmill.quantize.settings import CALIBRATED, Format, QuantizeConfig
 
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS: tuple[str, ...] = ("auto", *get_args(Format))
 
 __all__ = [
     "CALIBRATED",
@@ -17,6 +17,7 @@ __all__ = [
     "Made",
     "QuantizeConfig",
     "Windows",
+    "check",
     "quantize",
     "quantize_network",
     "quantize_rows",

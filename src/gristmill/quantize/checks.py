@@ -25,9 +25,12 @@ _KERNEL_GROUP = 32  # of what the kernels compute with
 
 
 def check_target(target: Path, config: QuantizeConfig) -> None:
-    """Raises RequestError for a place that is taken, or of the other kind than the method makes."""
+    """Raises RequestError for a place that is taken, that no directory holds, or of the other kind than the method
+    makes."""
     if target.exists():
         raise RequestError(f"{target} is there already; remove it or name another place")
+    if not target.parent.is_dir():
+        raise RequestError(f"there is no directory {target.parent}; make it, or name another place")
     if target.suffix == ".gguf" and config.method != "gguf":
         raise RequestError(
             f"{config.method} makes a directory, not a .gguf file; name {target.with_suffix('')}"
@@ -71,8 +74,9 @@ def choose_grid(config: QuantizeConfig, network: Transformer) -> Grid:
     return Grid(config.bits, group, symmetric)
 
 
-def check_format(network: Transformer, config: QuantizeConfig, grid: Grid | None = None) -> None:
-    """Raises RequestError for what the directory's format cannot hold of this network, naming one that can.
+def choose_format(network: Transformer, config: QuantizeConfig, grid: Grid | None = None) -> Format:
+    """The format that the settings mean for this network. Raises RequestError for what it cannot hold, naming one
+    that can.
 
     grid: of the codes; None for 8 bits with one scale a row (int8).
     """
@@ -91,9 +95,14 @@ def check_format(network: Transformer, config: QuantizeConfig, grid: Grid | None
             return error
         return None
 
-    wanted: Format = "compressed-tensors" if config.method == "int8" else config.format
+    if config.format != "auto":
+        wanted = config.format
+    else:
+        # transformers 5 fails to load asymmetric codes of compressed-tensors, and reads awq's.
+        own = config.method == "awq" and grid is not None and not grid.symmetric
+        wanted: Format = "awq" if own and refusal("awq") is None else "compressed-tensors"
     if (why := refusal(wanted)) is None:
-        return
+        return wanted
     others = [name for name in get_args(Format) if name != wanted and refusal(name) is None]
     cure = f"use --format {others[0]}" if others else f"no format holds what {config.method} makes"
     raise RequestError(f"{why}; {cure}")

@@ -20,9 +20,9 @@ from gristmill.kernels.quantized import QuantizedLinear
 from gristmill.model import Linear, Transformer
 from gristmill.quantize import methods
 from gristmill.quantize.calibration import Windows
-from gristmill.quantize.checks import check_format, check_target, choose_grid, refuse_quantized
+from gristmill.quantize.checks import check_target, choose_format, choose_grid, refuse_quantized
 from gristmill.quantize.estimate import estimate
-from gristmill.quantize.gguf import save_rounded
+from gristmill.quantize.gguf import check_size, save_rounded
 from gristmill.quantize.int8 import quantize_network
 from gristmill.quantize.layerwise import Done, Method, linears, quantize_blocks
 from gristmill.quantize.settings import CALIBRATED, Format, QuantizeConfig, Say
@@ -38,6 +38,22 @@ class Made:
     target: Path
     facts: dict[str, Any]
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def check(source: str | Path, target: str | Path, config: QuantizeConfig) -> Model:
+    """The model `source`, if `config` can make `target` of it. Raises RequestError where it cannot; nothing is
+    computed."""
+    target = Path(target).expanduser()
+    check_target(target, config)
+    model = Model.load(resolve(source), dtype="auto")
+    refuse_quantized(model)
+    if config.method == "gguf":
+        if config.target_bytes is not None:
+            check_size(model, config.target_bytes)
+    else:
+        grid = None if config.method == "int8" else choose_grid(config, model.network)
+        choose_format(model.network, config, grid)
+    return model
 
 
 def quantize(
@@ -57,10 +73,7 @@ def quantize(
     """
     begun = time.monotonic()
     source, target = resolve(source), Path(target).expanduser()
-    check_target(target, config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    model = Model.load(source, dtype="auto")
-    refuse_quantized(model)
+    model = check(source, target, config)
     work = target.with_name(f".work-{target.name}")
     facts: dict[str, Any] = {"method": config.method}
     made = Made(target, facts)
@@ -74,7 +87,6 @@ def quantize(
         remove(partial)
         try:
             if config.method == "int8":
-                check_format(model.network, config)
                 keep_or_clear(work, key_of(source, config, windows), say)
                 quantize_network(model.network)
                 facts |= {"bits": 8, "group": "channel"}
@@ -107,9 +119,14 @@ def _layerwise(
     """Block by block, into a directory."""
     network = model.network
     grid = choose_grid(config, network)
-    check_format(network, config, grid)
+    format = choose_format(network, config, grid)
     made.facts |= {"bits": grid.bits, "group": grid.group or "channel"}
-    made.facts |= {"symmetric": grid.symmetric, "format": config.format}
+    made.facts |= {"symmetric": grid.symmetric, "format": format}
+    if format == "compressed-tensors" and not grid.symmetric:
+        say(
+            "transformers 5 fails to load asymmetric compressed-tensors unless it is asked to dequantize them; vLLM "
+            "and Gristmill read them"
+        )
     if config.method == "smoothquant":
         made.facts["activations"] = "8 bits by token in the file's description, full precision here"
     if windows is not None:
@@ -131,7 +148,7 @@ def _layerwise(
     for layer, done in blocks:
         _install(network, layer, done, made)
         _tell_damping(layer, done, config.damping, say)
-    _save(model, partial, config.format)
+    _save(model, partial, format)
 
 
 def calibration_facts(windows: Windows) -> dict[str, Any]:

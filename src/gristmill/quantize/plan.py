@@ -10,7 +10,8 @@ of what all rounding together costs, so the plan is measured as a whole, beside 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +37,7 @@ _GROUPS = (
     (re.compile(r"(blk\.\d+)\.attn_[qk]\.weight"), "attn_qk"),
     (re.compile(r"(blk\.\d+)\.ffn_(gate|up)(_exps)?\.weight"), "ffn_gate_up"),
 )
-_ALIGNMENT = 32
+ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,10 @@ def _saved(a: Option, b: Option) -> float:
     return (a.kl - b.kl) / max(1, b.bytes - a.bytes)
 
 
-class Sensitivity:
-    """Measures on one network what rounding some of its tensors costs; the network is put back after each."""
+class Sizes:
+    """The groups of a network's tensors, and the bytes that they take as one type or another."""
 
-    def __init__(
-        self,
-        network: Transformer,
-        windows: Tensor,
-        columns: Mapping[str, Any] | None = None,
-    ) -> None:
-        """windows: int64 [count, length]. columns: how much each input matters, by layer, as `save_gguf` takes it."""
-        self.network, self.windows, self.columns = network, windows, columns or {}
-        self.rules = {rule.disk[0]: rule for rule in gguf_rules(network.config, network)}
+    def __init__(self, network: Transformer) -> None:
         self.shapes, self.metadata = gguf_shapes(network)
         fixed = tensor_types("Q8_0", list(self.shapes.items()), self.metadata)
         self.fixed = {name: type for name, type in fixed.items() if type.block_size == 1}
@@ -123,8 +116,6 @@ class Sensitivity:
         for name in self.shapes:
             if name not in self.fixed:
                 self.groups.setdefault(_group(name), []).append(name)
-        self._known: dict[tuple[tuple[str, GGMLType], ...], float] = {}
-        self._reference = [self._log_probs(window) for window in windows]
 
     @property
     def fixed_bytes(self) -> int:
@@ -141,8 +132,35 @@ class Sensitivity:
         total = 0
         for name, type in types.items():
             size = type.nbytes(torch.Size(self.shapes[name]).numel())
-            total += size + -size % _ALIGNMENT
+            total += size + -size % ALIGNMENT
         return total
+
+    def with_all(self, pick: Callable[[Iterable[int]], int]) -> int:
+        """Bytes of all tensors, each group as the type with the least (`pick` is min) or most bytes."""
+        of = (
+            pick(self.bytes(dict.fromkeys(names, type)) for type in self.types(group))
+            for group, names in self.groups.items()
+        )
+        return self.fixed_bytes + sum(of)
+
+
+class Sensitivity(Sizes):
+    """Measures on one network what rounding some of its tensors costs; the network is put back after each."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        windows: Tensor,
+        columns: Mapping[str, Any] | None = None,
+    ) -> None:
+        """windows: int64 [count, length]. columns: how much each input matters, by layer, as `save_gguf` takes it."""
+        super().__init__(network)
+        self.network, self.windows, self.columns = network, windows, columns or {}
+        self.rules = {rule.disk[0]: rule for rule in gguf_rules(network.config, network)}
+        self._known: dict[tuple[tuple[str, GGMLType], ...], float] = {}
+        start = time.monotonic()
+        self._reference = [self._log_probs(window) for window in windows]
+        self._pass_seconds = time.monotonic() - start
 
     def kl(self, types: Mapping[str, GGMLType]) -> float:
         """Mean divergence with those tensors rounded so."""
@@ -158,20 +176,40 @@ class Sensitivity:
         self._known[key] = max(0.0, total / count)
         return self._known[key]
 
-    def measure(self, file: Path, progress: Progress = quiet) -> dict[str, list[Option]]:
-        """The options of every group. What `file` (JSON) holds already is not measured again."""
+    def measure(
+        self,
+        file: Path,
+        progress: Progress = quiet,
+        begun: Callable[[int, float], None] = lambda left, seconds: None,
+    ) -> dict[str, list[Option]]:
+        """The options of every group. What `file` (JSON) holds already is not measured again. begun: called after
+        the first measurement, with how many there are to do and about how long all take."""
         known: dict[str, float] = read_object(file)
         todo = [(group, type) for group in self.groups for type in self.types(group)]
         found: dict[str, list[Option]] = {}
+        left = [group for group, type in todo if f"{group} {type.name}" not in known]
         for done, (group, type) in enumerate(todo):
             progress(done, len(todo), "sensitivities")
             types, key = dict.fromkeys(self.groups[group], type), f"{group} {type.name}"
             if key not in known:
+                start = time.monotonic()
                 known[key] = self.kl(types)
                 write_json(file, known)
+                if left:
+                    begun(len(left), self._expected(left, time.monotonic() - start))
+                    left = []
             found.setdefault(group, []).append(Option(type, self.bytes(types), known[key]))
         progress(len(todo), len(todo), "sensitivities")
         return found
+
+    def _expected(self, groups: Sequence[str], first: float) -> float:
+        """Seconds for measuring those groups, of which the first took `first`: a pass each, and rounding by size."""
+
+        def elements(group: str) -> int:
+            return sum(torch.Size(self.shapes[name]).numel() for name in self.groups[group])
+
+        rounding = max(0.0, first - self._pass_seconds) / elements(groups[0])
+        return len(groups) * self._pass_seconds + rounding * sum(map(elements, groups))
 
     @torch.no_grad()
     def _log_probs(self, window: Tensor) -> Tensor:
