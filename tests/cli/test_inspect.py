@@ -6,10 +6,13 @@ import json
 import math
 import re
 
+import pytest
 from rich.console import Console
 
 from gristmill.engine import inspect
 from gristmill.engine.inspection import spelled
+from gristmill.formats import Model
+from tests.formats.rounded import quantize
 from tests.tiny_model import random_model, taught_model
 
 TEXT = "the dataset é🙂\n<b>&amp; [bold]"
@@ -86,3 +89,15 @@ def test_bytes_that_are_no_text_alone_are_named() -> None:
     assert spelled("é 🙂".encode()) == "é 🙂"
     assert spelled(b"a\xe2\x82") == "a<0xE2><0x82>"
     assert spelled(b"\xed\xa0\x80") == "<0xED><0xA0><0x80>"  # a surrogate is no UTF-8
+
+
+@pytest.mark.parametrize(
+    ("format", "bits", "says"),
+    [("compressed-tensors", 4, "4 bits, groups of 32"), ("gptq", 8, "8 bits, groups of 32")],
+)
+def test_how_a_directory_is_quantized(gristmill, taught, tmp_path, format, bits, says) -> None:
+    model = Model.load(taught)
+    quantize(model.network, bits=bits, group=32)
+    model.save(tmp_path / "small", quantization=format)
+    assert f"{format}, {says}" in gristmill("inspect", tmp_path / "small").out
+    assert "quantized" not in gristmill("inspect", taught).out

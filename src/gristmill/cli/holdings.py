@@ -38,6 +38,21 @@ def holdings(path: Path) -> dict[str, Any]:
     }
 
 
+def _quantization(metadata: dict[str, Any]) -> str:
+    """Of a directory, in words; "" where nothing is quantized or config.json does not say how."""
+    told = metadata.get("quantization_config")
+    if not isinstance(told, dict):
+        return ""
+    groups = told.get("config_groups")
+    first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
+    grid = (first.get("weights") if isinstance(first, dict) else None) or told
+    bits, group = grid.get("num_bits", grid.get("bits")), grid.get("group_size")
+    scales = (
+        f"groups of {group}" if isinstance(group, int) and group > 0 else "a scale for each row"
+    )
+    return f"{told.get('quant_method')}, {bits} bits, {scales}"
+
+
 def show(found: dict[str, Any]) -> None:
     """As tables for people: the network, the metadata, and the tensors by kind."""
     from rich import box
@@ -58,8 +73,10 @@ def show(found: dict[str, Any]) -> None:
         ("context", f"{found['context']:,} tokens"),
         ("vocabulary", f"{found['vocabulary']:,} tokens"),
         ("weights", f"{found['bytes'] / 1e6:,.1f} MB: {_types(found['tensors'])}"),
+        ("quantized", _quantization(found["metadata"])),
     ):
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     out.print(table)
     if found["metadata"]:
         table = Table(title="Metadata", title_justify="left", box=box.SIMPLE, show_header=False)
