@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # What is wrong with a place that was named, rather than with the disk or the machine.
 _OF_THE_PLACE = {
@@ -65,3 +66,15 @@ def missing_extra(module: str, extra: str) -> RequestError:
         f"{module} is not installed. It belongs to the [{extra}] extra: "
         f"pip install -c constraints.txt 'gristmill[{extra}]'"
     )
+
+
+@contextmanager
+def needing(extra: str, *packages: str) -> Iterator[None]:
+    """Imports in it that fail for want of one of an extra's packages raise `missing_extra`; others as ever."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in packages:
+            raise missing_extra(package, extra) from None
+        raise

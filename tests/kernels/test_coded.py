@@ -24,6 +24,9 @@ from gristmill.kernels.coded import (
 )
 
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+needs_native = pytest.mark.skipif(
+    not instruction_sets(), reason="gristmill._native was not built (no C++ compiler)"
+)
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}
 HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 
@@ -72,6 +75,7 @@ def test_weights_are_those_that_ggml_reads(type: str):
     assert torch.equal(table(rows), expected[rows])
 
 
+@needs_native
 @pytest.mark.parametrize("type", TYPES)
 def test_native_code_packs_as_pytorch_does(type: str):
     blocks, kind = random_blocks(type, 37, 512), CODINGS[type]
@@ -82,6 +86,7 @@ def test_native_code_packs_as_pytorch_does(type: str):
         assert torch.equal(again[name][:37].view(torch.uint8), field.view(torch.uint8)), name
 
 
+@needs_native
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("rounded", [True, False])
 def test_products_on_every_instruction_set(type: str, rounded: bool):
@@ -141,6 +146,7 @@ def test_inputs_are_taken_in_the_order_of_the_codes():
     assert torch.allclose(x.double() @ layer.matrix(torch.float64).T, expected, atol=1e-6)
 
 
+@needs_native
 @pytest.mark.parametrize("rounded", [True, False])
 def test_a_row_depends_on_itself_alone(rounded: bool):
     layer = QuantizedLinear.from_blocks("Q4_K", random_blocks("Q4_K", 40, 512))
@@ -168,6 +174,7 @@ def test_rounding_by_its_definition():
         assert torch.equal(shown, found), isa
 
 
+@needs_native
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("rounded", [True, False])
 def test_what_is_not_finite_spoils_its_row_and_no_other(bad: float, rounded: bool):
@@ -184,6 +191,7 @@ def test_what_is_not_finite_spoils_its_row_and_no_other(bad: float, rounded: boo
     assert clean.isfinite().all()
 
 
+@needs_native
 def test_extremes_of_the_codes():
     """Sums of the largest products: 16 bits must not overflow on the way."""
     for type in TYPES:

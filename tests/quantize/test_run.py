@@ -16,11 +16,11 @@ from gristmill.errors import RequestError, WorkError
 from gristmill.files import hash_path
 from gristmill.formats import Model, describe, load_network
 from gristmill.formats.gguf import GGMLType
+from gristmill.machine import resident_memory
 from gristmill.quantize import (
     QuantizeConfig,
     Windows,
     driver,
-    estimate,
     gguf,
     gptq,
     layerwise,
@@ -296,9 +296,9 @@ def test_a_directorys_whole_name_is_the_ggufs(full, tmp_path):
 
 def test_memory_now_falls_again(full):
     held = torch.ones(64 << 20)
-    most = estimate.resident_memory()
+    most = resident_memory()
     del held
-    assert estimate.resident_memory() < most - (200 << 20)
+    assert resident_memory() < most - (200 << 20)
 
 
 def test_two_runs_for_one_target_do_not_meet(full, windows, tmp_path):

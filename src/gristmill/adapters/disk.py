@@ -14,10 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gristmill.adapters.lora import Lora
+from gristmill.adapters.lora import AnyLinear, Lora
 from gristmill.errors import RequestError
-from gristmill.kernels import Int8Linear, QuantizedLinear
-from gristmill.model import Linear
 
 
 class Rule(Protocol):
@@ -55,9 +53,7 @@ class DiskLayer:
         return torch.cat(list(ours))[self.order]
 
 
-def disk_layers(
-    linears: Mapping[str, Linear | Int8Linear | QuantizedLinear], rules: Iterable[Rule]
-) -> list[DiskLayer]:
+def disk_layers(linears: Mapping[str, AnyLinear], rules: Iterable[Rule]) -> list[DiskLayer]:
     """The linear layers under their names on disk; those that no rule mentions have our name there."""
     layers, covered = [], set()
     for rule in rules:
@@ -72,7 +68,7 @@ def disk_layers(
 def _layer(
     name: str,
     modules: tuple[str, ...],
-    linears: Mapping[str, Linear | Int8Linear | QuantizedLinear],
+    linears: Mapping[str, AnyLinear],
     save: Callable[[list[Tensor]], list[Tensor]],
 ) -> DiskLayer:
     """Two columns that number the rows go through the rule, and show where every row ends up."""

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from gristmill.kernels import Int8Linear, QuantizedLinear
 from gristmill.model import Linear
 
+AnyLinear = Linear | Int8Linear | QuantizedLinear
+"""The layers that can be adapted."""
+
 
 class Lora(nn.Module):
     """A [r, in], B [out, r], and for DoRA `magnitude` [out]; fp32, cast to the dtype of the activations.
@@ -34,9 +37,7 @@ class Lora(nn.Module):
         self.scale, self.dropout = scale, dropout
         self._kept: tuple[Any, Tensor] | None = None  # row lengths, and of which tensors they are
 
-    def forward(
-        self, linear: Linear | Int8Linear | QuantizedLinear, x: Tensor, y: Tensor
-    ) -> Tensor:
+    def forward(self, linear: AnyLinear, x: Tensor, y: Tensor) -> Tensor:
         """What `linear` gives for x [..., in] with this adapter on, [..., out]; y is what it gives alone."""
         dropping = self.training and self.dropout > 0
         taken = F.dropout(x, self.dropout) if dropping else x
@@ -52,19 +53,19 @@ class Lora(nn.Module):
         return y + (gain - 1).to(x.dtype) * plain + gain.to(x.dtype) * update
 
     @torch.no_grad()
-    def merged(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
+    def merged(self, linear: AnyLinear) -> Tensor:
         """The weight that does it all, fp32 [out, in]."""
         weight = self._changed(linear)
         if self.magnitude is not None:
             weight *= (self.magnitude / _lengths(weight))[:, None]
         return weight
 
-    def _changed(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
+    def _changed(self, linear: AnyLinear) -> Tensor:
         """W + scale · B A, fp32 [out, in]."""
         return linear.matrix(torch.float32) + self.scale * (self.B.float() @ self.A.float())
 
     @torch.no_grad()
-    def _row_lengths(self, linear: Linear | Int8Linear | QuantizedLinear) -> Tensor:
+    def _row_lengths(self, linear: AnyLinear) -> Tensor:
         """‖W + scale · B A‖ of each row, [out]; a constant to the gradient (section 4.3 of the paper).
 
         It costs as much as a pass of r tokens and writes a whole W, so that generating a token would be

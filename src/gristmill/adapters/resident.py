@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.adapters.config import LoraConfig
-from gristmill.adapters.lora import Lora
+from gristmill.adapters.lora import AnyLinear, Lora
 from gristmill.errors import RequestError, nearest
-from gristmill.kernels import Int8Linear, QuantizedLinear
-from gristmill.model import Linear, generator_for
+from gristmill.model import generator_for
 
 # Linear layers whose weight is used as a matrix: a hook on them would not be called.
 _USED_AS_MATRIX = ("lm_head", "router")
@@ -85,9 +84,7 @@ def add_lora(network: nn.Module, config: LoraConfig, name: str = "default", seed
     train_only(network, name)
 
 
-def _fresh(
-    linear: Linear | Int8Linear | QuantizedLinear, module: str, config: LoraConfig, seed: int
-) -> Lora:
+def _fresh(linear: AnyLinear, module: str, config: LoraConfig, seed: int) -> Lora:
     A = torch.empty(config.rank_of(module), linear.in_features)
     generator = generator_for(seed, f"{module}.lora_A.weight")
     nn.init.kaiming_uniform_(A, a=5**0.5, generator=generator)
@@ -213,13 +210,12 @@ def adapters_of(network: nn.Module) -> dict[str, LoraConfig]:
     return dict(residents_of(network).configs)
 
 
-def linears_of(network: nn.Module) -> dict[str, Linear | Int8Linear | QuantizedLinear]:
+def linears_of(network: nn.Module) -> dict[str, AnyLinear]:
     """Every layer that can be adapted, by name."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, Linear | Int8Linear | QuantizedLinear)
-        and name.rpartition(".")[2] not in _USED_AS_MATRIX
+        if isinstance(module, AnyLinear) and name.rpartition(".")[2] not in _USED_AS_MATRIX
     }
 
 

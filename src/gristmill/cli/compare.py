@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gristmill.cli.console import counted, err, out, show_json
-from gristmill.errors import RequestError, missing_extra
+from gristmill.errors import RequestError, needing
 
 if TYPE_CHECKING:
     from gristmill.evaluate.blind import Comparison
@@ -157,14 +157,9 @@ def _judge(
     port: int,
     as_json: bool,
 ) -> None:
-    try:
+    with needing("serve", "starlette", "uvicorn"):
         from gristmill.serve import address_of, listen, serve
         from gristmill.serve.blind import build_blind_app
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("starlette", "uvicorn"):
-            raise missing_extra(package, "serve") from None
-        raise
     from gristmill.evaluate.blind import Comparison
 
     file = answers or _answers_file(full, quant)

@@ -162,7 +162,7 @@ def quantize(
     if windows > context:
         raise RequestError(f"--length {windows} is beyond the model's context of {context} tokens")
     wants_text = method in CALIBRATED or importance or config.target_bytes is not None
-    check(place, target, config)
+    loaded = check(place, target, config)
     texts = Texts(model, windows, seed)
     wanted = [(calibration, "train", samples, False)] if wants_text else []
     if price:
@@ -178,7 +178,8 @@ def quantize(
         _say(f"{method} looks at no text{unless}: --calibration is not used")
     with Bar() as view:
         view.begin("quantize")
-        made = quantize(place, target, config, seen, progress=view.progress, say=_say)
+        made = quantize(loaded, target, config, seen, progress=view.progress, say=_say)
+        del loaded  # measuring reads both models anew
         if unseen is not None:
             view.begin("measure")
             found = measure_price(

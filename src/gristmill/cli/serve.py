@@ -8,7 +8,7 @@ import typer
 
 from gristmill.cli.asking import CacheOption, ModelArgument
 from gristmill.cli.console import err, out, show_json
-from gristmill.errors import missing_extra
+from gristmill.errors import needing
 
 
 def serve(
@@ -36,14 +36,9 @@ def serve(
     - `gristmill serve runs/pyhelp --port 0 --no-rag`
     - `curl localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'`
     """
-    try:
+    with needing("serve", "starlette", "uvicorn"):
         from gristmill.serve import address_of, build_app, listen
         from gristmill.serve import serve as run_server
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("starlette", "uvicorn"):
-            raise missing_extra(package, "serve") from None
-        raise
 
     from gristmill.cli.source import OF_RUN, example_questions, model_name, open_index, run_index
     from gristmill.engine import Engine

@@ -257,16 +257,15 @@ class _Builder:
 
     def linears(self, source: int, modules: tuple[tuple[Any, int], ...], add: bool = False) -> None:
         """Layers that read the same rows, in one loop over the threads."""
-        orders = {
-            str(o.tolist()): o for m, _ in modules if (o := getattr(m, "order", None)) is not None
-        }
-        for order in (None, *orders.values()):  # mostly that of the inputs themselves
-            specs = [self.linear_spec(m, to, add) for m, to in modules if _ordered_by(m, order)]
-            if not specs:
-                continue
-            if order is not None:
-                self.native.gather(source, self.ordered, order.tolist())
-            self.native.linear(source if order is None else self.ordered, specs)
+        by_order: dict[tuple[int, ...], list[Any]] = {}  # (): that of the inputs themselves
+        for module, to in modules:
+            order = getattr(module, "order", None)
+            key = () if order is None else tuple(order.tolist())
+            by_order.setdefault(key, []).append(self.linear_spec(module, to, add))
+        for order, specs in by_order.items():
+            if order:
+                self.native.gather(source, self.ordered, order)
+            self.native.linear(self.ordered if order else source, specs)
         for module, to in modules:
             loras = self.loras(module)
             if loras:
@@ -335,11 +334,6 @@ class _Builder:
         if tensor is not None:
             self.kept.append(tensor)
         return array(tensor)
-
-
-def _ordered_by(module: nn.Module, order: Tensor | None) -> bool:
-    mine = getattr(module, "order", None)
-    return mine is order or (mine is not None and order is not None and torch.equal(mine, order))
 
 
 def _is_adapter_hook(module: nn.Module, hook: Any) -> bool:

@@ -23,7 +23,7 @@ from gristmill.engine import Engine
 from gristmill.engine.measure import measure, weight_bytes, weight_types
 from gristmill.errors import RequestError
 from gristmill.files import write_json, write_text
-from gristmill.formats import Model, describe, load_config
+from gristmill.formats import Model, describe, load_config, name_of
 from gristmill.kernels.quantized import CodedMatrix
 from gristmill.quantize.calibration import Windows
 from gristmill.stage import Progress, quiet
@@ -285,8 +285,7 @@ def write_card(target: Path, price: Price) -> tuple[Path, Path]:
         card, numbers = target / "README.md", target / "price.json"
     else:
         card, numbers = target.with_suffix(".md"), target.with_suffix(".price.json")
-    name = target.name if target.is_dir() else target.stem
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name_of(target)}\n"
     kept, _, rest = text.partition(HEADING)
     _, mark, following = rest.partition("\n## ")
     lines = [HEADING, "", "| | before | after |", "|---|---|---|"]

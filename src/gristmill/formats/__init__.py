@@ -5,7 +5,7 @@ from gristmill.formats.describe import Description, describe
 from gristmill.formats.families import FAMILIES
 from gristmill.formats.hf import load_network, save_hf
 from gristmill.formats.model import Model, load_config
-from gristmill.formats.paths import newest_run, resolve
+from gristmill.formats.paths import name_of, newest_run, resolve
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +16,7 @@ __all__ = [
     "describe",
     "load_config",
     "load_network",
+    "name_of",
     "newest_run",
     "resolve",
     "save_hf",

@@ -22,7 +22,7 @@ from gristmill.formats.hf import (
     torch_dtype,
 )
 from gristmill.formats.llama2c import llama2c_config, load_llama2c
-from gristmill.formats.paths import resolve
+from gristmill.formats.paths import name_of, resolve
 from gristmill.kernels import Activations, use_activations
 from gristmill.model import ModelConfig, Transformer
 from gristmill.tokenizer import Tokenizer
@@ -143,9 +143,7 @@ class Model:
             return
         if quant == "auto":
             quant = plain_type(self.network)
-        name = "model"
-        if self.path is not None:  # a directory may be called Llama-3.1
-            name = self.path.name if self.path.is_dir() else self.path.stem
+        name = "model" if self.path is None else name_of(self.path)
         save_gguf(self.network, self.tokenizer, path, quant, name)
 
 

@@ -10,6 +10,11 @@ from gristmill.files import read_json
 _ELSEWHERE = ("openai:", "anthropic:", "google:", "http://", "https://")
 
 
+def name_of(place: Path) -> str:
+    """What a model is called by where it lies: a file's name without its kind. A directory has none: "Llama-3.1-8B"."""
+    return place.name if place.is_dir() else place.stem
+
+
 def resolve(path: str | Path) -> Path:
     """The directory that holds config.json and weights, or the file that holds all.
 

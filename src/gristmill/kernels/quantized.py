@@ -57,7 +57,7 @@ class CodedMatrix(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.rounded = True
         self.scale_dtype = torch.float16
-        # Not part of a state_dict: files hold other layouts, which `codes` and `blocks` give.
+        # Not part of a state_dict: files hold other layouts, which `codes` gives.
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("order", None, persistent=False)
 

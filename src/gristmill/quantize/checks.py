@@ -10,10 +10,8 @@ import torch
 from gristmill.errors import RequestError
 from gristmill.formats import Model
 from gristmill.formats.families import config_to_hf, family_of
-from gristmill.formats.quantized import Int8Rows, planned
-from gristmill.kernels import Int8Linear
-from gristmill.kernels.codes import Codes
-from gristmill.kernels.quantized import CodedMatrix
+from gristmill.formats.quantized import Int8Rows, planned, quantized_layers
+from gristmill.kernels import Codes
 from gristmill.model import Linear, Transformer
 from gristmill.quantize.int8 import rounded_weights
 from gristmill.quantize.layerwise import linears
@@ -41,7 +39,7 @@ def check_target(target: Path, config: QuantizeConfig) -> None:
 
 def refuse_quantized(model: Model) -> None:
     """Raises RequestError for a model whose weights are rounded already."""
-    if any(isinstance(m, Int8Linear | CodedMatrix) for m in model.network.modules()):
+    if quantized_layers(model.network):
         raise RequestError(
             f"{model.path} is quantized already. Give the full-precision model it was made from"
         )

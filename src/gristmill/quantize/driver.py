@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from torch import nn
 
 from gristmill.errors import RequestError
 from gristmill.formats import Model, resolve, save_hf
-from gristmill.kernels import Int8Linear
-from gristmill.kernels.codes import Codes
-from gristmill.kernels.quantized import QuantizedLinear
+from gristmill.formats.quantized import Int8Rows, layer_of
+from gristmill.kernels import Codes
+from gristmill.machine import peak_memory
 from gristmill.model import Linear, Transformer
 from gristmill.quantize import methods
 from gristmill.quantize.calibration import Windows
@@ -40,12 +39,12 @@ class Made:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def check(source: str | Path, target: str | Path, config: QuantizeConfig) -> Model:
+def check(source: str | Path | Model, target: str | Path, config: QuantizeConfig) -> Model:
     """The model `source`, if `config` can make `target` of it. Raises RequestError where it cannot; nothing is
     computed."""
     target = Path(target).expanduser()
     check_target(target, config)
-    model = Model.load(resolve(source), dtype="auto")
+    model = source if isinstance(source, Model) else Model.load(resolve(source), dtype="auto")
     refuse_quantized(model)
     if config.method == "gguf":
         if config.target_bytes is not None:
@@ -57,7 +56,7 @@ def check(source: str | Path, target: str | Path, config: QuantizeConfig) -> Mod
 
 
 def quantize(
-    source: str | Path,
+    source: str | Path | Model,
     target: str | Path,
     config: QuantizeConfig,
     calibration: Windows | None = None,
@@ -67,13 +66,15 @@ def quantize(
 ) -> Made:
     """Quantize the model `source` into `target`: a Hugging Face directory, or a .gguf file for method "gguf".
 
+    A Model must be as `check` gives it, loaded from disk in the dtype that it has there; its layers are replaced.
     Work under way lies in `.work-NAME` beside the target; a run that was killed goes on from there, and work of other
     settings or another model is thrown away, which is said. Raises RequestError for what cannot be done, before
     anything is computed, and WorkError where activations are not finite or the disk is full.
     """
     begun = time.monotonic()
-    source, target = resolve(source), Path(target).expanduser()
+    target = Path(target).expanduser()
     model = check(source, target, config)
+    assert model.path is not None
     work = target.with_name(f".work-{target.name}")
     facts: dict[str, Any] = {"method": config.method}
     made = Made(target, facts)
@@ -87,12 +88,12 @@ def quantize(
         remove(partial)
         try:
             if config.method == "int8":
-                keep_or_clear(work, key_of(source, config, windows), say)
+                keep_or_clear(work, key_of(model.path, config, windows), say)
                 quantize_network(model.network)
                 facts |= {"bits": 8, "group": "channel"}
                 _save(model, partial, "compressed-tensors")
             elif config.method == "gguf":
-                keep_or_clear(work, key_of(source, config, windows), say)
+                keep_or_clear(work, key_of(model.path, config, windows), say)
                 facts |= save_rounded(model, partial, config, windows, work, progress, say)
             else:
                 _layerwise(model, made, partial, config, windows, work, progress, say)
@@ -161,11 +162,6 @@ def calibration_facts(windows: Windows) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Bytes: the most that this process has held so far, pages of mapped files that it read among them."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _warn_few(network: Transformer, windows: Windows, say: Say) -> None:
     widest = max(layer.in_features for layer in linears(network).values())
     tokens = windows.tokens.numel()
@@ -218,13 +214,9 @@ def _install(network: Transformer, layer: int, done: Done, made: Made) -> None:
 def _layer(codes: Codes, bias: nn.Parameter | None) -> nn.Module:
     """8 bits with one fp32 scale a row are SmoothQuant's, whose activations are rounded too."""
     if codes.scale.dtype != torch.float32:
-        return QuantizedLinear.from_codes(codes, bias=bias)
-    out, width = codes.q.shape
-    layer = Int8Linear(width, out, bias)
-    layer.weight = (codes.q.to(torch.int16) - 128).to(torch.int8)
-    layer.weight_scale = codes.scale
-    layer.activation_bits = 8
-    return layer
+        return layer_of(codes, bias)
+    weight = (codes.q.to(torch.int16) - 128).to(torch.int8)
+    return layer_of(Int8Rows(weight, codes.scale, 8), bias)
 
 
 def _save(model: Model, partial: Path, format: Format) -> None:

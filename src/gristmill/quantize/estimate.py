@@ -3,14 +3,13 @@ from shapes. Expect a factor of two, not more digits."""
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gristmill.machine import resident_memory
 from gristmill.model import Linear, Transformer
 from gristmill.quantize.layerwise import linear, stages, widened
 from gristmill.quantize.stream import IN_MEMORY_BYTES, Stream
@@ -78,11 +77,3 @@ def _flops(width: int) -> float:
     begun = time.perf_counter()
     torch.mm(a, a.T)
     return 2 * 1024 * 1024 * a.shape[1] / (time.perf_counter() - begun)
-
-
-def resident_memory() -> int:
-    """Bytes that this process holds now, pages of mapped files among them; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0

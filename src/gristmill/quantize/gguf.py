@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gristmill.errors import RequestError
-from gristmill.formats import Model
+from gristmill.formats import Model, name_of
 from gristmill.formats.gguf import QUANTIZATION_VERSION, GGMLType, tensor_types, write_gguf
 from gristmill.formats.gguf_models import gguf_shapes, save_gguf
 from gristmill.quantize.calibration import Windows
@@ -89,8 +89,9 @@ def largest_fits(model: Model, target: int) -> bool:
 
 def _around(model: Model, sizes: Sizes) -> int:
     """Bytes of a file besides its tensors: at most so many, and exactly so many in one of a named mixture."""
+    assert model.path is not None
     general = {
-        "general.name": _name(model),
+        "general.name": name_of(model.path),
         "general.file_type": 0,
         "general.quantization_version": QUANTIZATION_VERSION,
     }
@@ -122,12 +123,6 @@ def _fallbacks(model: Model, mixture: str) -> str | None:
     return f"{mixture}: rows of {rows} are no whole blocks of {block}, so {len(odd)} tensors are {stand_in}"
 
 
-def _name(model: Model) -> str:
-    assert model.path is not None
-    # A directory has no suffix: "Llama-3.1-8B" is a name, not "Llama-3" of kind ".1-8B".
-    return model.path.name if model.path.is_dir() else model.path.stem
-
-
 def _save(
     model: Model,
     file: Path,
@@ -135,12 +130,13 @@ def _save(
     types: Mapping[str, GGMLType] | None,
     columns: Mapping[str, np.ndarray] | None,
 ) -> None:
+    assert model.path is not None
     save_gguf(
         model.network,
         model.tokenizer,
         file,
         quant,
-        _name(model),
+        name_of(model.path),
         types=types,
         importance=columns,
     )

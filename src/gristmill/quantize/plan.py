@@ -185,11 +185,11 @@ class Sensitivity(Sizes):
         """The options of every group. What `file` (JSON) holds already is not measured again. begun: called after
         the first measurement, with how many there are to do and about how long all take."""
         known: dict[str, float] = read_object(file)
-        todo = [(group, type) for group in self.groups for type in self.types(group)]
+        asked = [(group, type) for group in self.groups for type in self.types(group)]
         found: dict[str, list[Option]] = {}
-        left = [group for group, type in todo if f"{group} {type.name}" not in known]
-        for done, (group, type) in enumerate(todo):
-            progress(done, len(todo), "sensitivities")
+        left = [group for group, type in asked if f"{group} {type.name}" not in known]
+        for done, (group, type) in enumerate(asked):
+            progress(done, len(asked), "sensitivities")
             types, key = dict.fromkeys(self.groups[group], type), f"{group} {type.name}"
             if key not in known:
                 start = time.monotonic()
@@ -199,7 +199,7 @@ class Sensitivity(Sizes):
                     begun(len(left), self._expected(left, time.monotonic() - start))
                     left = []
             found.setdefault(group, []).append(Option(type, self.bytes(types), known[key]))
-        progress(len(todo), len(todo), "sensitivities")
+        progress(len(asked), len(asked), "sensitivities")
         return found
 
     def _expected(self, groups: Sequence[str], first: float) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from safetensors import SafetensorError
 
 from gristmill import __version__
 from gristmill.errors import RequestError, WorkError
-from gristmill.files import hash_json, listing_hash, read_object, write_json
+from gristmill.files import hash_json, listing_hash, lock_file, read_object, write_json
 from gristmill.quantize.calibration import Windows
 from gristmill.quantize.settings import QuantizeConfig, Say
 
@@ -60,21 +58,15 @@ def keep_or_clear(work: Path, key: dict[str, Any], say: Say) -> None:
 def locked(work: Path) -> Iterator[None]:
     """One run at a time for one target; the lock dies with the process."""
     work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RequestError(
-                f"another run is writing there (it works in {work}); wait for it, or name another output"
-            ) from None
+    refusal = (
+        f"another run is writing there (it works in {work}); wait for it, or name another output"
+    )
+    with lock_file(work / "lock", lambda holder: refusal):
         try:
             yield
         finally:
             if work.is_dir() and not _finished(work):
                 shutil.rmtree(work)
-    finally:
-        os.close(descriptor)
 
 
 def _finished(work: Path) -> list[Path]:

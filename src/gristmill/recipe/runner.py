@@ -8,8 +8,6 @@ emptied first.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
 import traceback
@@ -28,7 +26,7 @@ from gristmill.errors import (
     out_of_memory,
     refused_by_system,
 )
-from gristmill.files import read_json, write_bytes, write_json, write_text
+from gristmill.files import lock_file, read_json, write_bytes, write_json, write_text
 from gristmill.recipe.line import Line, ancestors, descendants, parents
 from gristmill.recipe.manifest import (
     SCHEMA,
@@ -363,27 +361,6 @@ def _writing_in(run_dir: Path) -> Iterator[None]:
         raise type(refused)(f"cannot work in {run_dir}: {refused}. {cure}") from error
 
 
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory; a second run in it is refused. The lock dies with the process."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-            raise RequestError(
-                f"another run (process {holder}) is working in {run_dir}. Wait for it, or choose "
-                "another directory with --out."
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _publish(line: Line, run_dir: Path, stage: str, manifest: Mapping[str, Any]) -> None:
     """Show an output at the top of the run directory too."""
     for output, name in line[stage].publish.items():
@@ -425,3 +402,18 @@ def _point_at_model(
             write_json(run_dir / "run.json", pointer)
     elif old:
         (run_dir / "run.json").unlink()
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; a second run in it is refused."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+    def refusal(holder: str) -> str:
+        return (
+            f"another run (process {holder}) is working in {run_dir}. Wait for it, or choose "
+            "another directory with --out."
+        )
+
+    with lock_file(run_dir / ".lock", refusal):
+        yield

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import shutil
 import sys
 import threading
 from pathlib import Path
+
+from gristmill.machine import peak_memory
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SECONDS_BETWEEN_SAMPLES = 0.2
@@ -41,24 +42,13 @@ class PeakMemory:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.bytes = max(self.bytes, _high_water())
+        self.bytes = max(self.bytes, peak_memory())
 
     def _sample(self) -> None:
         while True:
             self.bytes = max(self.bytes, _resident_now(os.getpid()))
             if self._stop.wait(_SECONDS_BETWEEN_SAMPLES):
                 return
-
-
-def _high_water() -> int:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _resident_now(pid: int) -> int:

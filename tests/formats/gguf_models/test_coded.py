@@ -14,7 +14,7 @@ from gristmill.engine import Engine
 from gristmill.errors import RequestError
 from gristmill.formats import Model, load_network
 from gristmill.formats.gguf_models.model import save_gguf
-from gristmill.kernels import QuantizedEmbedding, QuantizedLinear, QuantizedStack
+from gristmill.kernels import QuantizedEmbedding, QuantizedLinear, QuantizedStack, has_native
 from gristmill.lm import Request, SamplingParams
 from gristmill.tokenizer import train_bpe
 from tests.families import theirs
@@ -58,6 +58,7 @@ def test_the_weights_are_those_of_the_file(written, quant):
     assert (coded(tokens) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
+@pytest.mark.skipif(not has_native, reason="gristmill._native was not built (no C++ compiler)")
 @torch.no_grad()
 @pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "Q4_0"])
 def test_rounded_activations_cost_no_more_than_llama_cpps(written, quant):
@@ -82,6 +83,7 @@ def test_rounded_activations_cost_no_more_than_llama_cpps(written, quant):
     assert middle[0] <= 1.3 * middle[1], middle
 
 
+@pytest.mark.skipif(not has_native, reason="gristmill._native was not built (no C++ compiler)")
 @torch.no_grad()
 def test_a_row_is_the_same_in_any_company(written):
     _, root = written

@@ -113,6 +113,11 @@ class GGUFFile:
         Raises RequestError for NaN or infinity in the file: a norm or a scale of a block that is none ruins
         whatever the model says. `raw` gives the bytes all the same.
         """
+        info = self._info(name)
+        return dequantize(self.checked(name), info.type).reshape(info.shape)
+
+    def checked(self, name: str) -> np.ndarray:
+        """`raw`. Raises RequestError for NaN or infinity, as `load` does."""
         info, raw = self._info(name), self.raw(name)
         if not is_finite(raw, info.type):
             what = "values" if info.type.block_size == 1 else "scales"
@@ -120,7 +125,7 @@ class GGUFFile:
                 f"{self.path}: tensor {shown(name)} holds NaN or infinity among its {what} ({info.type.name}); "
                 "download or convert the file again"
             )
-        return dequantize(raw, info.type).reshape(info.shape)
+        return raw
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:

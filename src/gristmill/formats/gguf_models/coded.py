@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gristmill.errors import RequestError
-from gristmill.formats.gguf import GGUFFile, is_finite
+from gristmill.formats.gguf import GGUFFile
+from gristmill.formats.quantized.rows import row_order
 from gristmill.formats.rules import Rule
 from gristmill.kernels import CODINGS, STRIP, QuantizedEmbedding, QuantizedLinear, QuantizedStack
-from gristmill.model import Embedding, Linear, Transformer, meta_network
+from gristmill.model import Embedding, Linear, Transformer
 
 
 def put_coded(network: Transformer, file: GGUFFile, rules: Sequence[Rule]) -> set[str]:
@@ -21,33 +21,27 @@ def put_coded(network: Transformer, file: GGUFFile, rules: Sequence[Rule]) -> se
     Raises RequestError, naming file and tensor, for scales that are not finite.
     """
     done: set[str] = set()
-    shapes = {
-        name: tensor.shape for name, tensor in meta_network(network.config).state_dict().items()
-    }
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     for rule in rules:
         (name,) = rule.disk
         info = file.tensors.get(name)
         if info is None or info.type.name not in CODINGS:
             continue
-        rows = _rows(rule, info.shape)
+        mine = [shapes[ours] for ours in rule.ours]
+        stack = len(mine) == 1 and len(mine[0]) == 3
+        moved = None if stack else row_order(rule, mine)
+        whole = tuple(mine[0]) if stack else (sum(shape[0] for shape in mine), mine[0][-1])
         places = [_Place(network, ours, info.type.name) for ours in rule.ours]
-        expected = [
-            (*shapes[ours][:-2], len(r), info.shape[-1])
-            for ours, r in zip(rule.ours, rows, strict=False)
-        ]
-        if [tuple(shapes[ours]) for ours in rule.ours] != expected or not all(
-            p.fits for p in places
-        ):
+        movable = stack or (moved is not None and not moved.transposed)
+        if info.shape != whole or not movable or not all(place.fits for place in places):
             continue  # `fill` widens it, or finds what is wrong with it
-        raw = file.raw(name)
-        if not is_finite(raw, info.type):
-            raise RequestError(
-                f"{file.path}: the tensor {name} has scales that are NaN or infinity"
-            )
-        blocks = torch.from_numpy(raw)
-        for place, chosen in zip(places, rows, strict=True):
-            place.put(blocks if blocks.ndim == 3 else _taken(blocks, chosen))
-        del raw, blocks
+        blocks = torch.from_numpy(file.checked(name))
+        if moved is not None and moved.order is not None:
+            blocks = blocks[torch.argsort(moved.order)]
+        heights = [len(blocks)] if stack else [shape[0] for shape in mine]
+        for place, part in zip(places, blocks.split(heights), strict=True):
+            place.put(part)
+        del blocks, part
         file.release(name)
         done.add(name)
     return done
@@ -80,19 +74,3 @@ class _Place:
             delattr(self.parent, self.name)
             made = QuantizedStack.from_blocks(self.type, blocks.flatten(0, 1), parts=len(blocks))
         setattr(self.parent, self.name, made)
-
-
-def _rows(rule: Rule, shape: tuple[int, ...]) -> list[Tensor]:
-    """Which rows of the tensor on disk each parameter has; of a stack, of every matrix. Nothing where the rule does
-    more than to move rows of a matrix."""
-    if len(shape) == 3:
-        return [torch.arange(shape[1])] if len(rule.ours) == 1 else []
-    moved = rule.load([torch.arange(shape[0])[:, None]])
-    return [m[:, 0] for m in moved if m.shape[1:] == (1,)]
-
-
-def _taken(blocks: Tensor, rows: Tensor) -> Tensor:
-    start = int(rows[0])
-    if torch.equal(rows, torch.arange(start, start + len(rows))):
-        return blocks[start : start + len(rows)]
-    return blocks[rows]

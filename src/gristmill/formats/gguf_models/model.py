@@ -22,8 +22,8 @@ from gristmill.formats.gguf_models.coded import put_coded
 from gristmill.formats.gguf_models.metadata import from_metadata, to_metadata
 from gristmill.formats.gguf_models.names import architecture, rules
 from gristmill.formats.gguf_models.source import PLAIN, GGUFSource
+from gristmill.formats.quantized import quantized_layers
 from gristmill.formats.rules import Rule
-from gristmill.kernels import Int8Linear, QuantizedEmbedding, QuantizedLinear
 from gristmill.model import ModelConfig, Transformer, meta_network
 from gristmill.tokenizer import Tokenizer, from_gguf_metadata, to_gguf_metadata
 
@@ -89,8 +89,7 @@ def save_gguf(
 
     Raises RequestError for a network that llama.cpp would run differently, and for one that is 8-bit here.
     """
-    quantized = Int8Linear | QuantizedLinear | QuantizedEmbedding
-    if any(isinstance(module, quantized) for module in network.modules()):
+    if quantized_layers(network):
         raise RequestError(
             "this model's weights are quantized already; make the GGUF from the full-precision model"
         )

@@ -8,7 +8,7 @@ from typing import Any
 from gristmill.errors import RequestError
 from gristmill.files import read_object
 from gristmill.formats.quantized import awq, compressed, gptq
-from gristmill.formats.quantized.layers import quantized_layers
+from gristmill.formats.quantized.layers import layer_of, quantized_layers
 from gristmill.formats.quantized.reading import fill_quantized
 from gristmill.formats.quantized.scheme import Int8Rows, Quantization
 from gristmill.formats.quantized.writing import planned, written
@@ -16,6 +16,7 @@ from gristmill.formats.quantized.writing import planned, written
 __all__ = [
     "Int8Rows",
     "fill_quantized",
+    "layer_of",
     "planned",
     "quantized_layers",
     "read_quantization",
