@@ -16,6 +16,7 @@ from torch import Tensor
 from gristmill.adapters import adapters_by_row
 from gristmill.engine.kept import CacheDtype, decode, encode, shapes
 from gristmill.engine.ragged import RaggedBatch
+from gristmill.kernels import triton
 from gristmill.model import SLIDING, Transformer, attend, causal
 
 
@@ -92,6 +93,9 @@ class PagedKV:
         self._kept: CacheDtype = kept
         weight, (heads, *self._widths) = network.model.norm.weight, network.config.cached
         shape = (network.config.num_layers, num_blocks * block_size, heads)
+        plain = kept in ("float32", "float16") and max(self._widths) <= triton.WIDEST
+        # Queries that are alone in their request read the cache where it lies.
+        self._paged = plain and triton.takes(weight)
         # Unused slots are read under the mask, so they must be finite.
         self.keys, self.values = (
             [_zeros((*shape, size), dtype, weight.device) for size, dtype in sizes]
@@ -103,12 +107,22 @@ class PagedKV:
         device = self.keys[0].device
         counts = np.diff(batch.starts)
         self._slots = torch.from_numpy(batch.slots_N).long().to(device)
+        # (rows of the batch [R], tables of their requests [R, B], their last position of all)
+        self._alone: tuple[Tensor, Tensor, int] | None = None
+        if self._paged and (counts == 1).any():
+            members = np.flatnonzero(counts == 1)
+            rows, tables = batch.starts[members], batch.tables_RB[members]
+            longest = int(batch.positions_N[rows].max())
+            rows = torch.from_numpy(rows).long().to(device)
+            self._alone = rows, torch.from_numpy(tables).to(device), longest
         # (rows of the batch [R, T], slots that each request has [R, S])
         self._groups: list[tuple[Tensor, Tensor]] = []
         # Together: as many tokens, and about as long, lest one long request make all as dear as itself.
         longest = np.ceil(np.log2(batch.positions_N[batch.starts[1:] - 1] + 1)).astype(np.int64)
         kinds, kind_of = np.unique(np.stack((counts, longest)), axis=1, return_inverse=True)
         for kind, count in enumerate(kinds[0]):
+            if self._paged and count == 1:
+                continue
             members = np.flatnonzero(kind_of.ravel() == kind)
             rows = batch.starts[members][:, None] + np.arange(count)
             blocks = batch.positions_N[rows].max() // self._block_size + 1
@@ -132,7 +146,25 @@ class PagedKV:
             for tensor, part in zip(kept, encode(new[:, :, 0], self._kept), strict=True):
                 tensor[layer, self._slots] = part
         window = config.sliding_window if config.layer_type(layer) == SLIDING else None
+        softcap = config.attention_softcap
         out = q_BHTC.new_empty(*q_BHTC.shape[:3], v_BKTC.shape[-1])
+        if self._alone is not None:
+            from gristmill.kernels.triton.attention import paged_attention_triton
+
+            rows_R, tables_RB, longest = self._alone
+            out[rows_R, :, 0] = paged_attention_triton(
+                q_BHTC[rows_R, :, 0],
+                self.keys[0][layer],
+                self.values[0][layer],
+                tables_RB,
+                positions_BT[rows_R, 0],
+                longest,
+                self._block_size,
+                config.score_scale,
+                window,
+                softcap,
+                sinks_H,
+            )
         for rows_RT, slots_RS in self._groups:
             q = q_BHTC[rows_RT][:, :, :, 0].transpose(1, 2)
             k, v = (
@@ -141,7 +173,6 @@ class PagedKV:
             )
             seen = torch.arange(slots_RS.shape[1], device=q.device)
             mask = causal(positions_BT[rows_RT, 0], seen, window)
-            softcap = config.attention_softcap
             attended = attend(q, k, v, mask, config.score_scale, softcap, sinks_H)
             out[rows_RT, :, 0] = attended.transpose(1, 2)
         return out

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.kernels import triton
 from gristmill.kernels.linear import linear_native
 from gristmill.kernels.native import extension
 
@@ -52,13 +53,18 @@ def int8_linear_native(
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
-    """The faster of the two for this input. Gradients (with respect to x) flow through the twin only."""
+    """The fastest for this input. Gradients (with respect to x) flow through the twin only."""
+    gradient = x.requires_grad and torch.is_grad_enabled()
+    if triton.takes(x) and not gradient:
+        from gristmill.kernels.triton.int8 import int8_linear_triton
+
+        return int8_linear_triton(x, weight, weight_scale)
     native = (
         extension is not None
         and x.dtype == torch.float32
         and x.is_cpu
         and x.numel() <= NATIVE_ROWS * x.shape[-1]
-        and not (x.requires_grad and torch.is_grad_enabled())
+        and not gradient
     )
     return (int8_linear_native if native else int8_linear_torch)(x, weight, weight_scale)
 

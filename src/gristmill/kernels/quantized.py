@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gristmill.errors import RequestError
+from gristmill.kernels import triton
 from gristmill.kernels.coded import (
     BLOCK,
     CODINGS,
@@ -43,7 +44,8 @@ class CodedMatrix(nn.Module):
     """[out_features, in_features] weights of one coding, packed for the kernels (gristmill.kernels.coded).
 
     coding: a GGUF type, or "int4" and "int8" (`Codes`). group: inputs that share a scale. order: int64 [in]; inputs
-    are taken in this order. rounded: whether activations become 8-bit codes (not where gradients flow).
+    are taken in this order. rounded: whether activations become 8-bit codes (on the CPU, where no gradients flow; a GPU
+    gains nothing by it).
     """
 
     packed: Tensor
@@ -121,12 +123,15 @@ class CodedMatrix(nn.Module):
             x = x[..., self.order]
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, lambda: self._weights(packed)[:out].to(x.dtype))
+        if triton.takes(x):
+            from gristmill.kernels.triton.linear import coded_linear_triton
+
+            return coded_linear_triton(x, CODINGS[self.coding], packed, out, self.group, self._wide)
         if extension is not None and x.is_cpu:
             y = coded_linear_native(x.float(), self._native(packed, out), out, self.rounded)
         else:
-            y = F.linear(
-                round_blocks(x) if self.rounded else x.float(), self._weights(packed)[:out]
-            )
+            rounded = self.rounded and x.is_cpu
+            y = F.linear(round_blocks(x) if rounded else x.float(), self._weights(packed)[:out])
         return y.to(x.dtype)
 
     def native(self) -> Any:
@@ -134,8 +139,8 @@ class CodedMatrix(nn.Module):
         return self._native(self.packed, self.out_features)
 
     def _native(self, packed: Tensor, out: int) -> Any:
-        wide = self.scale_dtype != torch.float16
-        return coded(CODINGS[self.coding], packed, out, self.in_features, self.group, wide)
+        kind = CODINGS[self.coding]
+        return coded(kind, packed, out, self.in_features, self.group, self._wide)
 
     def take(self, rows: Tensor) -> Tensor:
         """Those rows as fp32: int64 [...] -> [..., in]."""
@@ -145,7 +150,8 @@ class CodedMatrix(nn.Module):
 
     def _fields(self, packed: Tensor) -> dict[str, Tensor]:
         kind = CODINGS[self.coding]
-        return unpack(kind, packed, self.in_features, self.group, self._header_scale)
+        scale = torch.float32 if self._wide else torch.float16
+        return unpack(kind, packed, self.in_features, self.group, scale)
 
     def _weights(self, packed: Tensor) -> Tensor:
         """fp32 of whole strips' rows, in the order of the codes."""
@@ -168,8 +174,9 @@ class CodedMatrix(nn.Module):
         return q.flatten(1)
 
     @property
-    def _header_scale(self) -> torch.dtype:
-        return torch.float16 if self.scale_dtype == torch.float16 else torch.float32
+    def _wide(self) -> bool:
+        """Whether scales of "int4" and "int8" are kept in fp32."""
+        return self.scale_dtype != torch.float16
 
     def extra_repr(self) -> str:
         size = f"in_features={self.in_features}, out_features={self.out_features}"

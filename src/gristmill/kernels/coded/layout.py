@@ -131,10 +131,10 @@ def _split(data: Tensor, bits: int) -> Tensor:
     words = torch.cat([low & 15, low >> 4], dim=-3)
     if bits == 5:
         high = data[..., 256:].unflatten(-1, (1, STRIP, 4))
-        shifts = torch.arange(8, dtype=torch.uint8).view(8, 1, 1)
+        shifts = torch.arange(8, dtype=torch.uint8, device=data.device).view(8, 1, 1)
         words = words | (high >> shifts & 1) << 4
     if bits == 6:
         high = data[..., 256:].unflatten(-1, (2, 1, STRIP, 4))
-        shifts = (2 * torch.arange(4, dtype=torch.uint8)).view(4, 1, 1)
+        shifts = (2 * torch.arange(4, dtype=torch.uint8, device=data.device)).view(4, 1, 1)
         words = words | ((high >> shifts & 3) << 4).flatten(-4, -3)
     return words
