@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from gristmill.errors import RequestError
@@ -13,6 +15,10 @@ from gristmill.formats.gguf.unpack import UNPACK
 # Elements worked on at once. The searches make some twenty passes over half a dozen arrays of this many
 # float32: 2**15 keeps them in a core's second-level cache.
 _CHUNK = 1 << 15
+
+# The same where threads share the work: they meet at the interpreter's lock in each of some three hundred calls a
+# chunk. With 2**15 two were no faster than one, with 2**17 1.5 times (Q4_K, 1 MB of second-level cache).
+_SHARED_CHUNK = 1 << 17
 
 # Sums of squares of larger values leave float32; no block type can hold them anyway.
 _LIMIT = np.float32(1e9)
@@ -67,8 +73,10 @@ def is_finite(raw: np.ndarray, type: GGMLType) -> bool:
     return True
 
 
-def quantize(x: np.ndarray, type: GGMLType, importance: np.ndarray | None = None) -> np.ndarray:
-    """Real [..., row elements] (computed in float32) -> uint8 [..., row bytes].
+def quantize(
+    x: np.ndarray, type: GGMLType, importance: np.ndarray | None = None, threads: int = 1
+) -> np.ndarray:
+    """Real [..., row elements] (computed in float32) -> uint8 [..., row bytes], the same with any number of threads.
 
     Q4_0 to Q8_0 and BF16 equal the `gguf` package, the K-types llama.cpp. importance float32 [row elements]: how much
     each column matters, its mean squared activation; the bytes are then those of llama.cpp with that importance
@@ -91,13 +99,25 @@ def quantize(x: np.ndarray, type: GGMLType, importance: np.ndarray | None = None
     shape = (*x.shape[:-1], x.shape[-1] // type.block_size * type.block_bytes)
     flat = np.ascontiguousarray(x).reshape(-1, type.block_size)
     out = np.empty(len(flat), type.layout)
-    step = _CHUNK // type.block_size
+    step = (_CHUNK if threads == 1 else _SHARED_CHUNK) // type.block_size
+    share = max(step, -(-len(flat) // threads))
     weights = _Weights(x, type, importance) if importance is not None and type in WEIGHTED else None
-    with np.errstate(all="ignore"):
-        for start in range(0, len(flat), step):
-            piece = flat[start : start + step].astype(np.float32, copy=False)
-            weight = None if weights is None else weights.of(piece, start)
-            out[start : start + step] = _pack(piece, type, weight)
+
+    def pack(begin: int) -> None:
+        end = min(begin + share, len(flat))
+        with np.errstate(all="ignore"):  # holds in the thread that says it
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                piece = flat[start:stop].astype(np.float32, copy=False)
+                weight = None if weights is None else weights.of(piece, start)
+                out[start:stop] = _pack(piece, type, weight)
+
+    shares = range(0, len(flat), share)
+    if len(shares) > 1:
+        with ThreadPoolExecutor(len(shares)) as pool:  # numpy lets go of the interpreter's lock
+            list(pool.map(pack, shares))
+    else:
+        list(map(pack, shares))
     return out.view(np.uint8).reshape(shape)
 
 

@@ -17,7 +17,7 @@ from gristmill.formats.gguf.values import U32, U64, encode, shown, string_bytes
 
 Source = np.ndarray | Callable[[], np.ndarray]
 
-# Elements quantized between two writes: a multiple of every block size, 1 MB of float32.
+# Elements that a thread quantizes between two writes: a multiple of every block size, 1 MB of float32.
 _SLAB = 1 << 18
 
 
@@ -25,8 +25,9 @@ def write_gguf(
     path: str | Path,
     metadata: Mapping[str, Any],
     tensors: Iterable[tuple[str, tuple[int, ...], GGMLType, Source]],
+    threads: int = 1,
 ) -> None:
-    """Write `path` whole or not at all. Order of keys and tensors is kept.
+    """Write `path` whole or not at all. Order of keys and tensors is kept; `threads` quantize.
 
     `metadata`: values as `GGUFFile.metadata` or `.typed_metadata` has them; plain Python ones are written
     as llama.cpp's converter would (int u32, float f32, list of ints i32); numpy ones keep their type.
@@ -52,8 +53,14 @@ def write_gguf(
             for name, shape, type, source in entries:
                 file.write(bytes(-file.tell() % alignment))
                 what = f"{path}: tensor {shown(name)}"
+                # The array has no name here: a second would be made while this one is held.
                 _write_tensor(
-                    file, what, shape, type, np.asarray(source() if callable(source) else source)
+                    file,
+                    what,
+                    shape,
+                    type,
+                    np.asarray(source() if callable(source) else source),
+                    threads,
                 )
             file.write(bytes(-file.tell() % alignment))
 
@@ -112,7 +119,12 @@ def _header(
 
 
 def _write_tensor(
-    file: BinaryIO, what: str, shape: tuple[int, ...], type: GGMLType, array: np.ndarray
+    file: BinaryIO,
+    what: str,
+    shape: tuple[int, ...],
+    type: GGMLType,
+    array: np.ndarray,
+    threads: int,
 ) -> None:
     if array.dtype == np.uint8:
         rows = (*shape[:-1], type.nbytes(shape[-1] if shape else 1))
@@ -126,9 +138,10 @@ def _write_tensor(
             + ", ".join(t.name for t in GGMLType if t in WRITABLE)
         )
     flat = array.reshape(-1)
-    for start in range(0, len(flat), _SLAB):
+    slab = _SLAB * threads
+    for start in range(0, len(flat), slab):
         try:
-            blocks = quantize(flat[start : start + _SLAB], type)
+            blocks = quantize(flat[start : start + slab], type, threads=threads)
         except RequestError as error:
             raise RequestError(f"{what}: {error}") from None
         file.write(blocks.data)

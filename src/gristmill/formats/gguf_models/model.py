@@ -114,6 +114,7 @@ def save_gguf(
         path,
         {"general.architecture": architecture(network.config), **general, **metadata, **vocabulary},
         [(key, shape, chosen[key], sources[key]) for key, shape in shapes.items()],
+        threads=torch.get_num_threads(),
     )
 
 
@@ -131,7 +132,7 @@ def gguf_shapes(network: Transformer) -> tuple[dict[str, tuple[int, ...]], dict[
 def _rounded(
     source: Callable[[], np.ndarray], type: GGMLType, importance: np.ndarray
 ) -> Callable[[], np.ndarray]:
-    return lambda: quantize(source(), type, importance=importance)
+    return lambda: quantize(source(), type, importance, torch.get_num_threads())
 
 
 def _later(rule: Rule, state: dict[str, torch.Tensor]) -> Callable[[], np.ndarray]:
