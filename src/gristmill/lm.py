@@ -66,6 +66,7 @@ class SamplingParams:
     stop: strings that end the text and are cut from it (include_stop: are not); stop_token_ids: tokens that end
     it, besides the tokenizer's own, which ignore_eos ignores.
     n: answers to give, each with a seed of its own; best_of: of so many the n with the best mean log-probability.
+    skip_special_tokens: the text leaves special tokens out; else it has them, but for a stop token that ended it.
     logprobs: how many top alternatives to return with each token (0 = the chosen token's alone,
     None = none). They are the model's own, before penalties, temperature and cuts. prompt_logprobs: the same for
     the prompt's tokens. grammar: what the text must be; where it is complete the text ends, whatever min_tokens
@@ -90,6 +91,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     include_stop: bool = False
+    skip_special_tokens: bool = True
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
@@ -148,7 +150,7 @@ class SamplingParams:
             _whole(id) and id >= 0 and _real(value) for id, value in bias.items()
         )
         _require("logit_bias", pairs, bias, "numbers by token id")
-        for name in ("ignore_eos", "include_stop"):
+        for name in ("ignore_eos", "include_stop", "skip_special_tokens"):
             value = getattr(self, name)
             _require(name, isinstance(value, bool), value, "true or false")
         grammar = self.grammar
@@ -263,7 +265,8 @@ class Completion:
     finish_reason: "stop" (a stop token or string, or the grammar is complete), "length" (max_tokens or the
     context's end: what a grammar asked for may be incomplete), "abort" (cancelled), "error" (`error` says what).
     seed: with which it comes again. prompt_logprobs: of the prompt's tokens; the first has none. cached_tokens: how
-    many of the prompt's were found in the cache. alternatives: the other n - 1 answers.
+    many of the prompt's were found in the cache. alternatives: the other n - 1 answers. stop_string: which of `stop`
+    ended it.
     """
 
     text: str
@@ -276,6 +279,7 @@ class Completion:
     cached_tokens: int = field(default=0, compare=False)  # says how it was made, not what it is
     alternatives: tuple[Completion, ...] = ()
     error: str | None = None
+    stop_string: str | None = None
 
     def checked(self) -> Completion:
         """Itself. Raises WorkError where it ended by an error."""

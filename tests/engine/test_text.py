@@ -123,7 +123,8 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str])
         seen = text[: ends[0]]
         start = min(seen.index(s) for s in stops if s in seen)
         assert "".join(pieces) == text[:start]
-        assert got.stopped
+        assert got.stopped and got.stop_string in stops
+        assert seen.endswith(got.stop_string) and seen.index(got.stop_string) == start
 
 
 @pytest.mark.parametrize("letter_by_letter", [True, False])

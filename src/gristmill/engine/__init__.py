@@ -1,6 +1,7 @@
 """Generation: requests in flight over a paged cache, sampling, speculation, likelihoods of texts."""
 
-from gristmill.engine.engine import Engine
+from gristmill.engine.core import Load
+from gristmill.engine.engine import Engine, best_of
 from gristmill.engine.generation import Generation
 from gristmill.engine.inspection import Candidate, Inspection, Read, inspect
 from gristmill.engine.kept import CacheDtype
@@ -13,8 +14,10 @@ __all__ = [
     "Engine",
     "Generation",
     "Inspection",
+    "Load",
     "Read",
     "Stats",
+    "best_of",
     "inspect",
     "target_logprobs",
 ]

@@ -41,6 +41,15 @@ log = logging.getLogger("gristmill.engine")
 
 
 @dataclass(frozen=True)
+class Load:
+    """At one moment: requests that run and that wait, and the share of the cache that the running ones hold."""
+
+    running: int
+    waiting: int
+    cache: float
+
+
+@dataclass(frozen=True)
 class _Draw:
     """Rows of the step's hidden states after which a request draws: one, and one after each of its drafts."""
 
@@ -75,6 +84,11 @@ class EngineCore:
     @property
     def busy(self) -> bool:
         return bool(self.scheduler.waiting or self.scheduler.running)
+
+    def load(self) -> Load:
+        """Any thread may ask."""
+        free = self._pool.num_free / max(1, self._pool.num_blocks)
+        return Load(len(self.scheduler.running), len(self.scheduler.waiting), 1 - free)
 
     def everyone(self) -> list[Generation]:
         """All that run, wait, or are to start with one that waits."""

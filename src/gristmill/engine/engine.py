@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from gristmill.engine.adapters import Residents
 from gristmill.engine.blocks import BlockPool
 from gristmill.engine.checks import check_request, check_sizes, listed
-from gristmill.engine.core import EngineCore, Event
+from gristmill.engine.core import EngineCore, Event, Load
 from gristmill.engine.drafting import Draft, make_drafter
 from gristmill.engine.generation import Generation
 from gristmill.engine.kept import CacheDtype, chosen
@@ -27,6 +27,8 @@ from gristmill.lm import LM, Chunk, Completion, Message, Request, SamplingParams
 
 if TYPE_CHECKING:
     from gristmill.formats import Model
+
+T = TypeVar("T")
 
 
 class Engine(LM):
@@ -87,7 +89,7 @@ class Engine(LM):
             network.model.norm.weight.device,
         )
         self.runner = kind(network, blocks, block_size, self.cache_dtype)
-        self._block_size, self._prefix_caching = block_size, prefix_caching
+        self.block_size, self._prefix_caching = block_size, prefix_caching
         self._step_tokens, self._max_rows = step_tokens, max_rows
         self._drafter = make_drafter(
             draft, model, self.runner, blocks, block_size, self.cache_dtype, runner
@@ -107,20 +109,22 @@ class Engine(LM):
         return self._turns.core.stats
 
     @property
+    def load(self) -> Load:
+        return self._turns.core.load()
+
+    @property
     def cache_tokens(self) -> int:
         """How many tokens the key-value cache holds."""
-        return self._blocks * self._block_size
+        return self._blocks * self.block_size
 
     def describe(self) -> str:
         """A line for people: what computes, and how large the cache is."""
-        block = type(self.runner).block_bytes(
-            self.model.network, self._block_size, self.cache_dtype
-        )
+        block = type(self.runner).block_bytes(self.model.network, self.block_size, self.cache_dtype)
         size = self._blocks * block
         exact = "answers do not depend on load" if self.runner.exact else "equal within rounding"
         return (
             f"engine: {self.runner.name} runner ({exact}), {self.cache_dtype} key-value cache for "
-            f"{self.cache_tokens:,} tokens in blocks of {self._block_size} (at most {size / 2**30:.2f} GiB), up to "
+            f"{self.cache_tokens:,} tokens in blocks of {self.block_size} (at most {size / 2**30:.2f} GiB), up to "
             f"{self._max_rows} requests at once, context {self.context:,}"
         )
 
@@ -275,7 +279,7 @@ class Engine(LM):
     def _new_core(self) -> EngineCore:
         return EngineCore(
             self.runner,
-            BlockPool(self._blocks, self._block_size, self._prefix_caching),
+            BlockPool(self._blocks, self.block_size, self._prefix_caching),
             vocab_size=self.tokenizer.vocab_size,
             context=self.context,
             step_tokens=self._step_tokens,
@@ -286,15 +290,20 @@ class Engine(LM):
         )
 
 
+def best_of(answers: Sequence[T], n: int, completion: Callable[[T], Completion]) -> list[T]:
+    """The n with the best mean log-probability, the best first."""
+
+    def mean(answer: T) -> float:
+        values = [t.logprob for t in completion(answer).logprobs or ()]
+        return sum(values) / len(values) if values else float("-inf")
+
+    return sorted(answers, key=mean, reverse=True)[:n]
+
+
 def _together(answers: list[Completion], params: SamplingParams) -> Completion:
     """The first of n answers, with the others; of `best_of` those with the best mean log-probability."""
     if params.best_of:
-        answers = sorted(answers, key=_mean_logprob, reverse=True)[: params.n]
+        answers = best_of(answers, params.n, lambda answer: answer)
     if params.logprobs is None:
         answers = [replace(answer, logprobs=None) for answer in answers]
     return replace(answers[0], alternatives=tuple(answers[1:])) if answers[1:] else answers[0]
-
-
-def _mean_logprob(answer: Completion) -> float:
-    values = [t.logprob for t in answer.logprobs or ()]
-    return sum(values) / len(values) if values else float("-inf")

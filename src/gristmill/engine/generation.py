@@ -162,6 +162,7 @@ class Generation:
             else (None, *self.prompt_logprobs),
             cached_tokens=self.cached_tokens or 0,
             error=error,
+            stop_string=self.text.stop_string,
         )
         return Chunk(piece, self.completion)
 

@@ -113,6 +113,7 @@ class Preparer:
             before=prompt,
             # What is shown must have the form, not what is left of it.
             verbatim=params.grammar is not None,
+            skip_special=params.skip_special_tokens,
         )
         switch = self._config.frequency_switch
         made = Generation(prompt, params, text=text, frequency_switch=switch, **kept)

@@ -18,10 +18,12 @@ class TextStream:
         min_tokens: int = 0,
         before: Sequence[int] = (),
         verbatim: bool = False,
+        skip_special: bool = True,
     ) -> None:
         """include_stop: the stop string is shown too. It counts only where it ends after `min_tokens` tokens.
-        before: the prompt's ids. verbatim: a space that a vocabulary puts before every text is shown, too."""
-        self._decoder = StreamDecoder(tokenizer, before, verbatim)
+        before: the prompt's ids. verbatim: a space that a vocabulary puts before every text is shown, too.
+        skip_special: special tokens are not shown."""
+        self._decoder = StreamDecoder(tokenizer, before, verbatim, skip_special)
         self._stop, self._include_stop = stop, include_stop
         self._too_early = min_tokens - 1  # tokens still to come that cannot stop the text
         self._held = ""
@@ -29,11 +31,20 @@ class TextStream:
         # So much of what was shown last: a stop string may begin there and end later.
         self._before = ""
         self._shown: list[str] = []
-        self.stopped = False  # a stop string was met; the text ends before it
+        self.stop_string: str | None = None  # the one that was met; the text ends before it
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop_string is not None
 
     @property
     def text(self) -> str:
         return "".join(self._shown)
+
+    def since(self, pieces: int) -> tuple[str, int]:
+        """What was shown after the first so many pieces, and how many there are now."""
+        shown = len(self._shown)
+        return "".join(self._shown[pieces:shown]), shown
 
     def push(self, token_id: int) -> str:
         """Add a token; return the text that is now certain."""
@@ -59,8 +70,8 @@ class TextStream:
             if (at := whole.find(stop, max(0, seen - len(stop) + 1))) >= 0
         ]
         if found:
-            self.stopped = True
             at, stop = min(found, key=lambda pair: pair[0])
+            self.stop_string = stop
             text, self._held = whole[seen : at + len(stop) if self._include_stop else at], ""
         elif not last:
             keep = min(len(text), max((_overlap(whole, stop) for stop in self._stop), default=0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gristmill.data import NOT_FOUND, grounded
 from gristmill.errors import RequestError
 from gristmill.lm import LM, Message, SamplingParams
-from gristmill.retrieval.index import Index, Passage
+from gristmill.retrieval.index import Passage, Searchable
 from gristmill.retrieval.terms import FRAME_WORDS, STOP_WORDS, index_text
 
 _SUPPORT = 0.5
@@ -42,7 +42,7 @@ class Answer:
 
 def answer(
     engine: LM,
-    index: Index,
+    index: Searchable,
     question: str | Sequence[Message],
     params: SamplingParams | None = None,
     k: int = 3,
@@ -62,7 +62,7 @@ def answer(
 
 def answer_stream(
     engine: LM,
-    index: Index,
+    index: Searchable,
     question: str | Sequence[Message],
     params: SamplingParams | None = None,
     k: int = 3,
@@ -71,33 +71,62 @@ def answer_stream(
 
     The joined strings are the Answer's text.
     """
-    asked, history = _split(question)
-    passages = index.search(asked, k)
-    if not passages:
+    looked_up = Grounding(index, question, k)
+    if not looked_up.prompts:
         yield NOT_FOUND
-        yield _nothing_found()
+        yield looked_up.nothing_found()
         return
-    prompts = _prompts(asked, history, passages)
-    for given, messages in prompts:
+    for prompt in looked_up.prompts:
         written: list[str] = []
         ended = ""
         try:
-            for chunk in engine.stream_chat(messages, params):
+            for chunk in engine.stream_chat(prompt.messages, params):
                 if chunk.text:
                     written.append(chunk.text)
                     yield chunk.text
                 if chunk.completion is not None:
                     ended = chunk.completion.checked().finish_reason
         except RequestError:
-            if written or given is prompts[-1][0]:
+            if written or prompt is looked_up.prompts[-1]:
                 raise
             continue
-        text = "".join(written)
-        quotation = _quotation(text, given, cut_short=ended == "length")
-        if quotation:
-            yield quotation
-        yield _judge(text, quotation, given)
+        judged = prompt.judge("".join(written), cut_short=ended == "length")
+        if judged.quoted:
+            yield judged.quotation
+        yield judged
         return
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to ask the model, and the passages that it holds."""
+
+    messages: list[Message]
+    passages: tuple[Passage, ...]
+
+    def judge(self, text: str, cut_short: bool) -> Answer:
+        """What the model's words come to. cut_short: they stopped at max_tokens."""
+        quotation = _quotation(text, self.passages, cut_short)
+        found = bool(quotation) or not _denies(text)
+        supporting = supports(text, self.passages) if found else ()
+        citations = (self.passages[0],) if quotation else supporting
+        return Answer(text + quotation, self.passages, citations, found, quotation)
+
+
+class Grounding:
+    """A question, or the last user message of a conversation, looked up.
+
+    prompts: to try in this order until one fits the model's context; none when nothing was found.
+    """
+
+    def __init__(self, index: Searchable, question: str | Sequence[Message], k: int = 3) -> None:
+        """k: passages. Raises RequestError when there is no user message."""
+        asked, history = _split(question)
+        passages = index.search(asked, k)
+        self.prompts = _prompts(asked, history, passages) if passages else []
+
+    def nothing_found(self) -> Answer:
+        return Answer(NOT_FOUND, (), (), False)
 
 
 def supports(text: str, passages: Sequence[Passage]) -> tuple[Passage, ...]:
@@ -137,17 +166,15 @@ def _split(question: str | Sequence[Message]) -> tuple[str, list[Message]]:
     raise RequestError("the conversation has no user message, so there is no question to answer.")
 
 
-def _prompts(
-    asked: str, history: list[Message], passages: list[Passage]
-) -> list[tuple[list[Passage], list[Message]]]:
-    """The prompts to try, longest first: with the earlier turns, without, then with fewer passages."""
-    prompts: list[tuple[list[Passage], list[Message]]] = []
+def _prompts(asked: str, history: list[Message], passages: list[Passage]) -> list[Prompt]:
+    """Longest first: with the earlier turns, without, then with fewer passages."""
+    prompts: list[Prompt] = []
     for count in range(len(passages), 0, -1):
-        given = passages[:count]
+        given = tuple(passages[:count])
         message = {"role": "user", "content": grounded(asked, [p.text for p in given])}
         if count == len(passages) and history:
-            prompts.append((list(given), [*history, message]))
-        prompts.append((given, [message]))
+            prompts.append(Prompt([*history, message], given))
+        prompts.append(Prompt([message], given))
     return prompts
 
 
@@ -165,13 +192,3 @@ def _quotation(text: str, given: Sequence[Passage], cut_short: bool) -> str:
         wanted = cut_short or max(_share(text, p) for p in given) < _QUOTE_BELOW
         lead = "The documents say:"
     return f"\n\n{lead}\n\n{best.text}" if wanted else ""
-
-
-def _judge(text: str, quotation: str, given: Sequence[Passage]) -> Answer:
-    found = bool(quotation) or not _denies(text)
-    citations = (given[0],) if quotation else supports(text, given) if found else ()
-    return Answer(text + quotation, tuple(given), citations, found, quotation)
-
-
-def _nothing_found() -> Answer:
-    return Answer(NOT_FOUND, (), (), False)

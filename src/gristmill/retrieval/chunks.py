@@ -1,4 +1,4 @@
-"""Prose documents cut into chunks: never across headings, then between paragraphs, with the line kept."""
+"""Documents cut into chunks: prose never across headings, then between paragraphs; with the line kept."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def chunk_text(text: str, chunk_chars: int) -> list[Chunk]:
             cut[0] = (cut[0][0], first)
         chunks += [Chunk(heading[:120], piece, line + 1) for piece, line in cut]
     return chunks
+
+
+def chunk_lines(text: str, chunk_chars: int) -> list[Chunk]:
+    """Cut code or data into pieces of at most `chunk_chars` characters, at the ends of lines where they fit."""
+    lines = text.split("\n")
+    return [Chunk("", piece, line + 1) for piece, line in pieces(lines, 0, len(lines), chunk_chars)]

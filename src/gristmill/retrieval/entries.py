@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gristmill.data import Document, Fact, headings_of, module_name, passage, prose_passage
-from gristmill.retrieval.chunks import chunk_text
+from gristmill.retrieval.chunks import chunk_lines, chunk_text
 from gristmill.retrieval.terms import phrase
+
+_VERBATIM = ("python", "code")  # a `#` begins no heading there, and lines are not a paragraph's
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ def _code_entry(fact: Fact) -> Entry:
 def _prose_entries(
     document: Document, of_prose: dict[tuple[str, int], Fact], chunk_chars: int
 ) -> Iterator[Entry]:
-    first = next(iter(headings_of(document.text.split("\n"))), None)
+    verbatim = document.kind in _VERBATIM
+    first = None if verbatim else next(iter(headings_of(document.text.split("\n"))), None)
     stem = document.source.rsplit("/", 1)[-1]
     of = first[2] if first else stem
     before = ""
-    for number, chunk in enumerate(chunk_text(document.text, chunk_chars)):
+    cut = chunk_lines if verbatim else chunk_text
+    for number, chunk in enumerate(cut(document.text, chunk_chars)):
         line = 1 if document.group == "topics" and number == 0 else chunk.line
         fact = of_prose.get((document.source, line))
         title = fact.name if fact else chunk.heading or of
@@ -90,7 +94,7 @@ def _prose_entries(
         yield Entry(
             name="",
             title=title,
-            text=prose_passage(title, chunk.text),
+            text=f"{title}:\n{chunk.text}" if verbatim else prose_passage(title, chunk.text),
             source=document.source,
             line=chunk.line,
             fact_id=fact.id if fact else None,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gristmill.data import Document, Fact, documents, read_facts
 from gristmill.errors import RequestError
@@ -93,9 +95,7 @@ def build(
 ) -> dict[str, int]:
     """Write the index of these facts and documents to `path`, whole or not at all; equal input gives equal
     bytes under one version of SQLite. Returns counts. Raises RequestError without FTS5."""
-    config = config or IndexConfig()
-    facts = list(facts)
-    counts = {"facts": 0, "chunks": 0}
+    counts: dict[str, int] = {}
 
     def write(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
@@ -103,21 +103,34 @@ def build(
         try:
             database.execute("PRAGMA journal_mode = OFF")
             database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            _create(database)
-            database.execute("BEGIN")
-            for number, entry in enumerate(entries(facts, prose, config.chunk_chars), 1):
-                _insert(database, number, entry)
-                counts["facts" if entry.name else "chunks"] += 1
-                if number % 1000 == 0:
-                    progress(number, max(number, len(facts)), "passages")
-            database.execute("COMMIT")
-            database.execute("INSERT INTO terms(terms) VALUES ('optimize')")
+            counts.update(_fill(database, facts, prose, config or IndexConfig(), progress))
             database.execute("VACUUM")
         finally:
             database.close()
 
     write_with(path, write)
     return {"passages": sum(counts.values()), **counts, "bytes": path.stat().st_size}
+
+
+def _fill(
+    database: sqlite3.Connection,
+    facts: Iterable[Fact],
+    prose: Iterable[Document],
+    config: IndexConfig,
+    progress: Progress,
+) -> dict[str, int]:
+    _create(database)
+    facts = list(facts)
+    counts = {"facts": 0, "chunks": 0}
+    database.execute("BEGIN")
+    for number, entry in enumerate(entries(facts, prose, config.chunk_chars), 1):
+        _insert(database, number, entry)
+        counts["facts" if entry.name else "chunks"] += 1
+        if number % 1000 == 0:
+            progress(number, max(number, len(facts)), "passages")
+    database.execute("COMMIT")
+    database.execute("INSERT INTO terms(terms) VALUES ('optimize')")
+    return counts
 
 
 def _create(database: sqlite3.Connection) -> None:
@@ -150,10 +163,18 @@ def _insert(database: sqlite3.Connection, number: int, entry: Entry) -> None:
             database.execute("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", known)
 
 
-class Index:
-    """An index open for reading. Safe to use from several threads."""
+class Searchable(Protocol):
+    """What answers are looked up in."""
 
-    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+    def search(self, question: str, k: int = 3) -> list[Passage]:
+        """The best passages for a question, at most `k`."""
+        ...
+
+
+class Index:
+    """An index open for reading. Safe to use from several threads. path: None for one in memory."""
+
+    def __init__(self, database: sqlite3.Connection, path: Path | None) -> None:
         self._database = database
         self._lock = threading.Lock()
         self.path = path
@@ -184,6 +205,30 @@ class Index:
                 f"{path} is not an index of ours ({error}). `gristmill rag index` or the recipe's stage "
                 '"index" makes one.'
             ) from None
+
+    @classmethod
+    def in_memory(
+        cls, facts: Iterable[Fact], prose: Iterable[Document], config: IndexConfig | None = None
+    ) -> Index:
+        """What `build` writes, without a file. Raises RequestError without FTS5."""
+        database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            _fill(database, facts, prose, config or IndexConfig(), quiet)
+            made = cls(database, None)
+        except BaseException:
+            database.close()
+            raise
+        # Whoever still searches it when it is let go of finishes first.
+        weakref.finalize(made, database.close)
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Of the database."""
+        (pages,), (size,) = (
+            self._rows(f"PRAGMA {what}")[0] for what in ("page_count", "page_size")
+        )
+        return pages * size
 
     def close(self) -> None:
         self._database.close()
