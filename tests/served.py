@@ -13,4 +13,4 @@ def served(
     engine: Engine, index: Index | None = None, examples: tuple[str, ...] = ()
 ) -> AbstractContextManager[str]:
     """The server's URL while it runs."""
-    return serve.served(serve.build_app(engine, "tiny", index, examples))
+    return serve.served(serve.build_app([serve.Served("tiny", engine, index, examples)]))

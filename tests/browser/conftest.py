@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gristmill import serve
 from gristmill.engine import Engine
 from gristmill.retrieval import Index, build
+from gristmill.serve.openai.chat import ChatRequest
+from gristmill.serve.web.conversations import Conversation
+from gristmill.serve.web.votes import Ballot
+from tests.browser.canned import State, canned, model
 from tests.served import served
 from tests.tiny_model import FACTS, QUESTIONS, random_model, taught_model
 
@@ -55,18 +62,63 @@ def endless_url() -> Iterator[str]:
         yield address
 
 
+Start = Callable[..., tuple[str, State]]
+
+
 @pytest.fixture
-def page(browser) -> Iterator:
-    """A fresh tab; a script error or a request to elsewhere fails the test that caused it."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith("http://127.0.0.1:") else problems.append(r.url),
+def start() -> Iterator[Start]:
+    """Starts a server of canned answers: start(models, **state) -> (URL, state).
+
+    What the page sent it must be what the real server's models of these bodies take, without unknown fields.
+    """
+    states: list[State] = []
+    with ExitStack() as servers:
+
+        def run(models: list[dict[str, Any]] | None = None, **more: Any) -> tuple[str, State]:
+            states.append(State(models or [model("alpha")], **more))
+            return servers.enter_context(serve.served(canned(states[-1]))), states[-1]
+
+        yield run
+    for state in states:
+        for body in state.asked:
+            assert ChatRequest.model_validate(body).unknown == []
+        for document in state.stored:
+            Conversation.model_validate(document).check_tree()
+        for vote in state.votes:
+            Ballot.model_validate(vote)
+
+
+def watched(context, problems: list[str]):
+    """A tab that notes script errors, breaches of the Content-Security-Policy and requests to elsewhere."""
+    tab = context.new_page()
+    tab.set_default_timeout(20_000)
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on(
+        "console",
+        lambda said: problems.append(said.text) if "Content Security Policy" in said.text else None,
     )
-    yield page
+    tab.on(
+        "request",
+        lambda r: (
+            None
+            if r.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:"))
+            else problems.append(r.url)
+        ),
+    )
+    return tab
+
+
+@pytest.fixture
+def context(browser) -> Iterator:
+    """A browser profile of its own; `context.tab()` opens a watched tab, whose problems fail the test."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    problems: list[str] = []
+    context.tab = lambda: watched(context, problems)
+    yield context
     context.close()
     assert problems == []
+
+
+@pytest.fixture
+def page(context):
+    return context.tab()

@@ -160,14 +160,17 @@ def test_chat_needs_an_index_to_look_things_up(gristmill, run: Path) -> None:
     assert result.code == 2 and "--index" in result.err
 
 
-def test_serve_tells_where_it_is_answers_and_ends_cleanly(run: Path) -> None:
+def test_serve_tells_where_it_is_answers_and_ends_cleanly(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gristmill.cli.main", "serve", run, "--port", "0", "--json"]
     with subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        env={
+            "XDG_DATA_HOME": str(tmp_path),
+            **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        },
     ) as process:
         try:
             assert process.stdout is not None
@@ -177,7 +180,7 @@ def test_serve_tells_where_it_is_answers_and_ends_cleanly(run: Path) -> None:
             page = httpx.get(told["url"])
             assert "Gristmill" in page.text
             assert "default-src 'self'" in page.headers["content-security-policy"]
-            info = httpx.get(f"{told['url']}/page-info").json()
+            (info,) = httpx.get(f"{told['url']}/app/info").json()["models"]
             assert info["examples"] == QUESTIONS and info["retrieval"]
             body = {
                 "messages": [{"role": "user", "content": QUESTIONS[0]}],

@@ -11,9 +11,9 @@ import pytest
 
 from gristmill.engine import Engine
 from gristmill.formats import Model
-from gristmill.lm import Chunk, SamplingParams
+from gristmill.lm import SamplingParams
 from gristmill.model import Transformer
-from gristmill.serve.worker import Unavailable, Worker
+from gristmill.serve.worker import Step, Unavailable, Worker
 from tests.served import served
 from tests.tiny_model import random_model
 
@@ -97,14 +97,14 @@ def test_a_stopped_worker_ends_what_is_under_way() -> None:
     engine = Engine(random_model(max_seq_len=300_000))
     worker = Worker(engine)
     worker.start()
-    pieces: list[Chunk | Exception] = []
+    pieces: list[Step | Exception] = []
     request = engine.chat_request(ENDLESS["messages"], SamplingParams(200_000, temperature=0))
-    worker.submit(request, pieces.append)
+    worker.submit(engine.prepare(request), lambda number: pieces.append)
     assert soon(lambda: len(pieces) > 3), "not writing"
     worker.stop()
     assert isinstance(pieces[-1], Unavailable)
     with pytest.raises(Unavailable, match="going down"):
-        worker.submit(request, pieces.append)
+        worker.submit(engine.prepare(request), lambda number: pieces.append)
 
 
 class Fragile(Transformer):

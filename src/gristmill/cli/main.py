@@ -60,7 +60,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "Prove that every way to run a model says the same as the trainer.",
     ),
     "bench": ("bench", "bench", "Measure a model's speed here, beside what the memory allows."),
-    "serve": ("serve", "serve", "An OpenAI-compatible API and a chat page for a model."),
+    "serve": ("serve", "serve", "The APIs of OpenAI and Anthropic, and a web app, for your models."),
+    "serve keys": ("keys", "app", "API keys of a server: make, list and remove them."),
     "report": (
         "report",
         "report",
@@ -123,6 +124,8 @@ def dispatch(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         print(f"gristmill {__version__}")
         return
+    if " ".join(arguments[:2]) in VERBS:  # a verb of two words
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     verb = arguments[0]
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "verb"

@@ -12,7 +12,7 @@ from gristmill.errors import WorkError
 from gristmill.evaluate.parity_paths import MESSAGES, NEW, Probes, Reading, said
 from gristmill.formats import Model
 from gristmill.lm import Request
-from gristmill.serve import build_app, served
+from gristmill.serve import Served, build_app, served
 
 NAME = "HTTP server"
 _SECONDS = 300
@@ -40,7 +40,7 @@ def read_http(model: Model, probes: Probes) -> tuple[list[Reading], list[int] | 
         "logprobs": True,
         "top_logprobs": 1,
     }
-    with served(build_app(engine, "parity")) as url:
+    with served(build_app([Served("parity", engine)])) as url:
         answer = _post(f"{url}/v1/chat/completions", body)
     (asked,) = engine.asked
     completion = asked.completion

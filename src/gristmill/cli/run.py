@@ -179,7 +179,7 @@ def _show_result(recipe: Recipe, result: RunResult) -> None:
         lines += ["", "Next:"]
         commands = [
             (f"gristmill chat {result.dir}", "talk with it"),
-            (f"gristmill serve {result.dir}", "an OpenAI-compatible endpoint and a chat page"),
+            (f"gristmill serve {result.dir}", "a web app, and the APIs of OpenAI and Anthropic"),
             (f'gristmill inspect {result.dir} "def main("', "what it expects next"),
         ]
         if (result.dir / "index").is_dir():

@@ -1,20 +1,36 @@
-"""`gristmill serve`: the HTTP API and the chat page."""
+"""`gristmill serve`: the HTTP APIs and the web app."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gristmill.cli.asking import CacheOption, ModelArgument
+from gristmill.cli.asking import MODEL_HELP, CacheOption, DraftOption
 from gristmill.cli.console import err, out, show_json
 from gristmill.errors import needing
 
 
 def serve(
-    model: ModelArgument,
+    model: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL…", help=f"{MODEL_HELP} As NAME=MODEL it goes by that name."),
+    ],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=DIR",
+            help="Serve a PEFT adapter on the first MODEL by this name; NAME=DIR@MODEL: on that one. Repeatable.",
+        ),
+    ] = None,
+    draft: DraftOption = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Beyond 127.0.0.1, anyone there may ask.")
+        str,
+        typer.Option(
+            help="Address to listen on. Beyond 127.0.0.1, anyone there may ask, unless there are keys."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     rag: Annotated[
@@ -24,48 +40,121 @@ def serve(
         str | None, typer.Option(help="Offer answers from this index instead of the run's.")
     ] = None,
     cache_dtype: CacheOption = "auto",
+    max_rows: Annotated[
+        int, typer.Option(min=1, max=1024, help="How many answers of a model run at once.")
+    ] = 64,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where conversations, votes and responses are kept; left out: in the user's data directory.",
+        ),
+    ] = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Keep nothing: what was said is gone with the page.")
+    ] = False,
+    allow_adapters: Annotated[
+        bool,
+        typer.Option(
+            "--allow-adapters", help="Let clients load adapters from this machine's disk."
+        ),
+    ] = False,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Ask for an API key of this file, which `gristmill serve keys add` makes.",
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Let web pages from there use the API, as https://chat.example.org; can be repeated.",
+        ),
+    ] = None,
+    request_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append a JSON line for each request; /dev/stderr shows them here.",
+        ),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="With what was asked and answered in them.")
+    ] = False,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="How long answers may go on after Ctrl-C or SIGTERM."
+        ),
+    ] = 30,
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, one JSON document with the address.")
     ] = False,
 ) -> None:
-    """Serve MODEL: an OpenAI-compatible API at /v1, and a page to chat at /.
+    """Serve models: the APIs of OpenAI (/v1) and Anthropic (/v1/messages), and a web app at /.
 
     Examples:
 
     - `gristmill serve runs/pyhelp`
-    - `gristmill serve runs/pyhelp --port 0 --no-rag`
+    - `gristmill serve big=models/qwen3-8b.gguf small=runs/pyhelp --draft ngram`
+    - `gristmill serve models/llama --adapter legal=adapters/legal`
+    - `gristmill serve keys add alice --file keys.jsonl`, then
+      `gristmill serve runs/pyhelp --host 0.0.0.0 --api-key-file keys.jsonl`
     - `curl localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'`
     """
-    with needing("serve", "starlette", "uvicorn"):
-        from gristmill.serve import address_of, build_app, listen
+    with needing("serve", "starlette", "uvicorn", "prometheus_client"):
+        from gristmill.serve import Operations, Store, address_of, build_app, listen
         from gristmill.serve import serve as run_server
+        from gristmill.serve.keys import KeyFile
+        from gristmill.serve.logs import line_writer
+        from gristmill.serve.origins import is_loopback
+        from gristmill.serve.store import default_path
 
-    from gristmill.cli.source import OF_RUN, example_questions, model_name, open_index, run_index
-    from gristmill.engine import Engine
-    from gristmill.formats import Model
+    from gristmill.cli.offer import Offer, load
 
     listener = listen(host, port)  # before the model loads: a taken port is told at once
-    opened = None
-    if index or (rag and run_index(model) is not None):
-        opened = open_index(model, index or OF_RUN)
-    name = model_name(model)
-    engine = Engine(Model.load(model), cache_dtype=cache_dtype)  # type: ignore[arg-type] - checked there
-    app = build_app(engine, name, opened, example_questions(model))
+    address = listener.getsockname()[0]
+    operations = Operations(
+        keys=KeyFile(api_key_file) if api_key_file else None,
+        loopback=is_loopback(address),
+        cors_origins=cors_origin or (),
+        write=line_writer(request_log) if request_log else None,
+        log_prompts=log_prompts,
+    )
+    kept = None if no_store else Store(store or default_path())
+    offers = [Offer.named(given) for given in model]
+    served = load(
+        offers,
+        adapter or [],
+        index=index,
+        rag=rag,
+        draft=draft,
+        cache_dtype=cache_dtype,
+        max_rows=max_rows,
+    )
+    app = build_app(served, operations, kept, allow_adapters)
     url = address_of(listener)
+
+    names = [each.name for each in served]
 
     def ready() -> None:
         if as_json:
-            show_json({"url": url, "api": f"{url}/v1", "model": name, "retrieval": bool(opened)})
+            told = {"url": url, "api": f"{url}/v1", "model": names[0], "models": names}
+            show_json(told | {"retrieval": any(each.index for each in served)})
         else:
-            out.print(
-                f"[bold]{name}[/bold] is at [bold]{url}[/bold]   API: {url}/v1   Ctrl-C ends."
-            )
-        if not host.startswith("127.") and host not in ("localhost", "::1"):
+            what = ", ".join(f"[bold]{name}[/bold]" for name in names)
+            verb = "is" if len(names) == 1 else "are"
+            out.print(f"{what} {verb} at [bold]{url}[/bold]   API: {url}/v1   Ctrl-C ends.")
+        if operations.keys is None and not operations.loopback:
             err.print(
-                "Anyone who reaches this address can use it: there are no keys.", style="yellow"
+                "Anyone who reaches this address can use it: there are no keys, see --api-key-file.",
+                style="yellow",
             )
 
-    try:
-        run_server(app, listener, ready)
-    except KeyboardInterrupt:  # the normal end
-        err.print("stopped", style="dim")
+    with suppress(KeyboardInterrupt):  # before it was ready
+        run_server(app, listener, ready, drain_seconds)
+    if kept is not None:
+        kept.close()
+    err.print("stopped", style="dim")

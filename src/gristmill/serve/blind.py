@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 
 from gristmill.errors import GristmillError
 from gristmill.evaluate.blind import Choice, Comparison, sentence
-from gristmill.serve.app import _PAGE_HEADERS, STATIC
+from gristmill.serve.app import STATIC
+from gristmill.serve.origins import PAGE_HEADERS
 
 Answers = Callable[[str], tuple[str, str]]
 """A prompt -> the first model's answer and the second's."""
@@ -114,7 +115,7 @@ def build_blind_app(comparison: Comparison, answers: Answers, names: tuple[str, 
     page = _Page(comparison, answers, names)
 
     async def index(request: Request) -> Response:
-        return FileResponse(STATIC / "blind.html", headers=_PAGE_HEADERS)
+        return FileResponse(STATIC / "blind.html", headers=PAGE_HEADERS)
 
     async def failed(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status_code=503)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
 from gristmill.errors import RequestError
+from gristmill.serve.connection import uvicorn_config
+from gristmill.serve.lifecycle import Lifecycle
+
+LAST_WORDS_SECONDS = 2.0  # for the last events of what was aborted to reach their readers
+log = logging.getLogger("gristmill.serve")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,21 +50,24 @@ def address_of(listener: socket.socket) -> str:
 
 
 def serve(
-    app: Starlette, listener: socket.socket, ready: Callable[[], None] = lambda: None
+    app: Starlette,
+    listener: socket.socket,
+    ready: Callable[[], None] = lambda: None,
+    drain_seconds: float = 30,
 ) -> None:
-    """Serve until interrupted (Ctrl-C or SIGTERM); answers under way get five seconds to end.
+    """Serve until Ctrl-C or SIGTERM. Then new requests get 503, and those under way may go on for `drain_seconds`
+    before they are aborted, each stream with a last event that says so. A second signal ends the process at once.
 
-    `ready` is called once the server accepts requests.
+    `ready` is called once the server accepts requests. The app's `state.lifecycle` is a `Lifecycle`.
     """
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, lifespan="on")
-    _Server(config, ready).run(sockets=[listener])
+    _Server(uvicorn_config(app), ready, app.state.lifecycle, drain_seconds).run(sockets=[listener])
 
 
 @contextmanager
 def served(app: Starlette) -> Iterator[str]:
     """The URL of `app` on a free port of loopback, served by a thread of this process while the context lasts."""
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(uvicorn_config(app))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -68,11 +81,45 @@ def served(app: Starlette) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    """uvicorn closes its sockets at the first signal; whoever balances load would see connections refused. This one
+    goes on listening, to say 503, until what is under way has ended."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        lifecycle: Lifecycle,
+        drain_seconds: float,
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._lifecycle, self._drain_seconds = ready, lifecycle, drain_seconds
+        self._abort_at = self._leave_at = inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._lifecycle.stage == "draining":
+            sys.stderr.write("gristmill: a second signal; stopped at once\n")
+            sys.stderr.flush()
+            os._exit(128 + sig)  # nothing less ends threads that compute
+        if not self.started:
+            super().handle_exit(sig, frame)
+        self._lifecycle.stage = "draining"
+        self._abort_at = time.monotonic() + self._drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._drained()
+
+    def _drained(self) -> bool:
+        """Whether to leave now; aborts what has had its time."""
+        life, now = self._lifecycle, time.monotonic()
+        if life.stage != "draining":
+            return False
+        if life.under_way and self._abort_at <= now and self._leave_at == inf:
+            log.warning("aborting %d requests: their time is up", life.under_way)
+            self._leave_at = now + LAST_WORDS_SECONDS
+            life.abort()
+        return not life.under_way or self._leave_at <= now

@@ -1,97 +1,148 @@
-"""One answer under way: a thread that asks engine and index; the event loop reads along."""
+"""Answers under way, as the event loop sees them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from dataclasses import dataclass
+import threading
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
-from gristmill.lm import Completion, TokenLogprob
-from gristmill.retrieval import Answer, Index, Passage, answer_stream
-from gristmill.serve.fields import Ask
-from gristmill.serve.worker import QueuedEngine, Worker
+from gristmill.engine import Generation
+from gristmill.lm import Request, TokenLogprob
+from gristmill.serve.errors import FieldError
+from gristmill.serve.models import Served
+from gristmill.serve.ticket import Ticket
+from gristmill.serve.worker import Step, Unavailable
 
-log = logging.getLogger("gristmill.serve")
+PATIENCE = (
+    10.0  # seconds without news after which a reader is told that the answer is still under way
+)
 
 
-@dataclass(frozen=True)
-class End:
-    """The end of an answer. citations: None when nothing was looked up; found: see retrieval.Answer."""
+class Inbox:
+    """What arrives on the loop's thread, read by one task; a reader that is late gets all at once."""
 
-    text: str
-    completion: Completion
-    citations: tuple[Passage, ...] | None = None
-    found: bool = False
+    def __init__(self) -> None:
+        self._items: list[tuple[int, Step | Exception]] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, number: int, item: Step | Exception) -> None:
+        self._items.append((number, item))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self, patience: float) -> list[tuple[int, Step | Exception]]:
+        """What has arrived, or after `patience` seconds nothing."""
+        if not self._items:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            alarm = loop.call_later(patience, self._wake)
+            await self._waiter
+            alarm.cancel()
+        items, self._items = self._items, []
+        return items
 
 
 class Running:
-    """Everything that may be refused is refused by `start`; after it, only `next` and `cancel`."""
+    """What the answers to some requests gain, step by step. They are numbered: n to the first request come first."""
 
-    def __init__(self, worker: Worker, ask: Ask, index: Index | None) -> None:
-        self.engine = QueuedEngine(worker, lambda: self._push(""), ask.limited_by)
-        self._messages, self._params, self._index = ask.messages, ask.params, index
-        self._pieces: asyncio.Queue[str | End | Exception] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
-        self._first: str | End | None = None
-        self._logprobs_seen = 0
+    def __init__(self, served: Served, ticket: Ticket) -> None:
+        self.served, self.ticket = served, ticket
+        self.generations: list[Generation] = []
+        self._inbox = Inbox()
+        self._left = 0
+        self._cancelled = False
+        self._lock = (
+            threading.Lock()
+        )  # of beginning and cancelling, which two threads may do at once
 
-    async def start(self, executor: Executor) -> None:
-        """Begin, and wait until the request is accepted. Raises what engine or index refuse."""
-        self._loop.run_in_executor(executor, self._work)
-        self._first = await self._take()
+    def begin(self, requests: Sequence[Request], limited_by: str | None = None) -> None:
+        """Check all, then queue all. Tokenizes: not for the event loop.
 
-    async def next(self) -> str | End:
-        """The next piece of text ('' when only log-probabilities are new), or the end."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return await self._take()
+        limited_by: the field by which max_tokens was asked for; so many tokens must then fit.
+        Raises RequestError and Unavailable; then none runs.
+        """
+        made = [self.served.engine.prepare(request) for request in requests]
+        if limited_by is not None:
+            for generation in made:
+                self._check_room(generation, limited_by)
+        answers = [g for generation in made for g in (generation, *generation.siblings)]
+        most = sum(len(g.prompt) for g in made) + sum(g.params.max_tokens for g in answers)
+        self.ticket.charge(most, asked_for=limited_by is not None)
+        try:
+            for generation in made:
+                with self._lock:
+                    first = len(self.generations)
+                    self.generations += [generation, *generation.siblings]
+                    for each in self.generations[first:]:
+                        each.cancelled = self._cancelled
+                self.served.running.submit(
+                    generation, lambda number, first=first: partial(self._inbox.put, first + number)
+                )
+        except Exception:
+            self._cancel()
+            raise
+        self._left = len(self.generations)
 
     def cancel(self) -> None:
-        self.engine.cancel()
+        """End what is under way, and whatever would follow. May be called from any thread."""
+        self._cancel()
+        if self._left:
+            self._settle()
 
-    def new_logprobs(self) -> list[TokenLogprob]:
-        """Those of tokens made since the last call, without the stop token that ends an answer."""
-        generation = self.engine.generation
-        if generation is None:
-            return []
-        new = generation.logprobs[self._logprobs_seen :]
-        self._logprobs_seen += len(new)
-        return [t for t in new if t.token_id not in generation.stop_ids]
+    def _cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            for generation in self.generations:
+                generation.cancelled = True
 
-    async def _take(self) -> str | End:
-        item = await self._pieces.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
+    def abort(self) -> None:
+        """The server goes down. On the loop's thread."""
+        self._inbox.put(0, Unavailable("the server is going down"))
+        self.cancel()
 
-    def _work(self) -> None:
-        """Runs on a thread of its own."""
-        try:
-            for piece in self._plain() if self._index is None else self._grounded(self._index):
-                self._push(piece)
-        except Exception as error:
-            self._push(error)
+    async def steps(self) -> AsyncIterator[list[tuple[int, Step]]]:
+        """What is new, with each answer's number; nothing after a while without news. Raises what went wrong."""
+        while self._left:
+            items = await self._inbox.take(PATIENCE)
+            steps: list[tuple[int, Step]] = []
+            for number, item in items:
+                if isinstance(item, Exception):
+                    self.ticket.failed(item)
+                    raise item
+                steps.append((number, item))
+                self._left -= item.completion is not None
+            if not self._left:
+                self._settle()
+            yield steps
 
-    def _plain(self) -> Iterator[str | End]:
-        for chunk in self.engine.stream_chat(self._messages, self._params):
-            yield chunk.text
-            if chunk.completion is not None:
-                yield End(chunk.completion.text, chunk.completion)
+    def shown(self, number: int, logprobs: list[TokenLogprob]) -> list[TokenLogprob]:
+        """Without the stop token that ends an answer."""
+        stops = self.generations[number].stop_ids
+        return [t for t in logprobs if t.token_id not in stops]
 
-    def _grounded(self, index: Index) -> Iterator[str | End]:
-        for piece in answer_stream(self.engine, index, self._messages, self._params):
-            if isinstance(piece, Answer):
-                nothing = Completion(piece.text, (), "stop", 0)  # found nothing: nobody was asked
-                completion = self.engine.completion or nothing
-                yield End(piece.text, completion, piece.citations, piece.found)
-            else:
-                yield piece
+    def _settle(self) -> None:
+        """What the request came to, all of it or as far as it got."""
+        made = self.generations
+        prompts = {id(g.prompt): len(g.prompt) for g in made}
+        cached = sum(g.cached_tokens or 0 for g in made)
+        self.ticket.settle(sum(prompts.values()), sum(len(g.output) for g in made), cached)
+        first = made[0].completion
+        reason = first.finish_reason if first is not None else "abort"
+        times = self.served.running.watch.times(made[0])
+        self.ticket.ended(reason, times, [g.text.text for g in made])
 
-    def _push(self, piece: str | End | Exception) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-        except RuntimeError:  # the loop has closed: nobody reads along any more
-            log.debug("a piece of an answer came after the server's end")
+    def _check_room(self, generation: Generation, limited_by: str) -> None:
+        context, prompt = self.served.context, len(generation.prompt)
+        wanted, room = generation.params.max_tokens, context - prompt
+        if wanted > room:
+            raise FieldError(
+                limited_by,
+                f"{wanted} tokens do not fit: the prompt has {prompt} and the model's context holds {context}, "
+                f"which leaves {room}. Ask for fewer, shorten the messages, or leave {limited_by} out to take "
+                "what is left",
+                "context_length_exceeded",
+            )

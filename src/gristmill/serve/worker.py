@@ -1,4 +1,4 @@
-"""The one thread that runs the engine. Requests come in by a queue; chunks go out by callbacks.
+"""The one thread that runs an engine. Requests come in by a queue; chunks go out by callbacks.
 
 New requests join the batch between two steps, so nobody waits for another's answer to end, and the
 event loop of the server never computes.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from gristmill.engine import Engine, Generation
 from gristmill.errors import WorkError
-from gristmill.lm import Chunk, Completion, Request
-from gristmill.serve.fields import FieldError
+from gristmill.lm import Completion, TokenLogprob
+from gristmill.serve.metrics import Metrics
+from gristmill.serve.watching import Watch
 
-Deliver = Callable[[Chunk | Exception], None]
-MAX_UNDER_WAY = 256  # beyond this many requests, the wait would exceed anyone's patience
+MAX_UNDER_WAY = 1024  # beyond this many answers, the wait would exceed anyone's patience
 
 log = logging.getLogger("gristmill.serve")
 
@@ -30,12 +33,42 @@ class Cancelled(WorkError):
     """The answer was cancelled before its end."""
 
 
-class Worker:
-    """Runs the requests of any number of threads on one engine."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one answer gained in a step of the engine; with the last one comes its `completion`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._inbox: queue.SimpleQueue[tuple[Generation, Deliver] | None] = queue.SimpleQueue()
+    text: str
+    tokens: int
+    logprobs: list[TokenLogprob]
+    completion: Completion | None = None
+
+
+Deliver = Callable[[Step | Exception], None]
+Post = Callable[[Callable[[], None]], object]
+
+
+@dataclass(eq=False, slots=True)
+class _Listener:
+    deliver: Deliver
+    # how much was delivered
+    tokens: int = 0
+    pieces: int = 0  # of text
+    logprobs: int = 0
+
+
+class Worker:
+    """Runs the requests of any number of threads on one engine.
+
+    post: how a step's deliveries reach whoever waits for them, all in one call; as it is, on the engine's thread.
+    """
+
+    def __init__(
+        self, engine: Engine, post: Post = lambda call: call(), watch: Watch | None = None
+    ) -> None:
+        self.engine, self.post, metrics = engine, post, Metrics()
+        self.watch = watch or Watch(lambda name: metrics.model(name or ""), lambda: engine.stats)
+        self._inbox: queue.SimpleQueue[list[tuple[Generation, Deliver]]] = queue.SimpleQueue()
+        self._listeners: dict[Generation, _Listener] = {}
         self._under_way = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="gristmill-engine", daemon=True)
@@ -48,130 +81,104 @@ class Worker:
         """End the thread; what is under way ends with Unavailable."""
         with self._lock:
             self._stopping = True
-        self._inbox.put(None)
+        self._inbox.put([])
         self._thread.join(timeout=10)
 
     @property
     def under_way(self) -> int:
-        """Requests waiting or running."""
+        """Answers waiting or running."""
         return self._under_way
 
-    def submit(
-        self, request: Request, deliver: Deliver, limited_by: str | None = None
-    ) -> Generation:
-        """Start a request. `deliver` is called on the engine's thread with each chunk, and after
-        the last one never again; or with what went wrong. Set `cancelled` on the returned
-        generation to end it within a step.
-
-        limited_by: the field by which max_tokens was asked for; so many tokens must then fit.
-        Raises RequestError for a request that cannot be run, Unavailable when too many wait.
-        """
-        generation = self.engine.prepare(request)
-        room = self.engine.context - len(generation.prompt)
-        if limited_by is not None and request.params.max_tokens > room:
-            raise FieldError(
-                limited_by,
-                f"{request.params.max_tokens} tokens do not fit: the prompt has "
-                f"{len(generation.prompt)} and the model's context holds {self.engine.context}, which "
-                f"leaves {room}. Ask for fewer, shorten the messages, or leave {limited_by} out to "
-                "take what is left",
-                "context_length_exceeded",
-            )
+    def submit(self, generation: Generation, deliver: Callable[[int], Deliver]) -> None:
+        """Start what `engine.prepare` made. For each answer to it, by its number, `deliver` gives what is called with
+        each step, and after the last one never again; or with what went wrong. Set `cancelled` on the generation to
+        end it within a step. Raises Unavailable when too many wait."""
+        answers = [generation, *generation.siblings]
+        entries = [(g, deliver(number)) for number, g in enumerate(answers)]
         with self._lock:
             if self._stopping:
                 raise Unavailable("the server is going down")
-            if self._under_way >= MAX_UNDER_WAY:
-                raise Unavailable(f"{self._under_way} requests are under way; try again later")
-            self._under_way += 1
-            self._inbox.put((generation, deliver))
-        return generation
+            if self._under_way + len(entries) > MAX_UNDER_WAY:
+                raise Unavailable(f"{self._under_way} answers are under way; try again later")
+            self._under_way += len(entries)
+            self.watch.arrived(generation, time.monotonic())
+            self._inbox.put(entries)
 
     def _run(self) -> None:
-        listeners: dict[Generation, Deliver] = {}
         while not self._stopping:
-            self._take(listeners)
+            self._take()
             try:
-                events = self.engine.step()
+                self.engine.step()
             except Exception as error:
-                log.exception("a step of the engine failed; its %d requests end", len(listeners))
-                events = []
-                for generation in list(listeners):
-                    listeners.pop(generation)(error)
-            for generation, chunk in events:
-                deliver = listeners.get(generation)
-                if deliver is None:
-                    continue
-                cancelled = generation.cancelled  # once: it may be set at any moment
-                deliver(Cancelled("the answer was cancelled") if cancelled else chunk)
-                if cancelled or chunk.completion is not None:
-                    del listeners[generation]
-            with self._lock:
-                self._under_way = len(listeners) + self._inbox.qsize()
-        self._take(listeners)  # what came in meanwhile
-        for deliver in listeners.values():
-            deliver(Unavailable("the server is going down"))
+                log.exception("a step of the engine failed; its %d answers end", self._under_way)
+                self._end_all(error)
+                continue
+            self._tell()
+        self._take()  # what came in meanwhile
+        self._end_all(Unavailable("the server is going down"))
 
-    def _take(self, listeners: dict[Generation, Deliver]) -> None:
+    def _take(self) -> None:
         """Give the engine what has arrived; with nothing else to do, wait for something."""
-        block = not self.engine.busy and not self._stopping
+        block = not (self._listeners or self.engine.busy or self._stopping)
         while True:
             try:
-                item = self._inbox.get(block=block)
+                entries = self._inbox.get(block=block)
             except queue.Empty:
                 return
             block = False
-            if item is not None:
-                generation, deliver = item
-                listeners[generation] = deliver
-                self.engine.add(generation)
+            for generation, deliver in entries:
+                self._listeners[generation] = _Listener(deliver)
+            if entries:
+                self.engine.add(entries[0][0])  # the others are its siblings
+
+    def _tell(self) -> None:
+        """Everyone what is new, by what the generations hold: other threads may have taken steps as well."""
+        now = time.monotonic()
+        news: list[tuple[Deliver, Step | Exception]] = []
+        gained: list[tuple[Generation, int]] = []
+        for g, listener in list(self._listeners.items()):
+            item = self._news(g, listener)
+            if item is None:
+                continue
+            if isinstance(item, Step):
+                gained.append((g, item.tokens))
+            news.append((listener.deliver, item))
+            if g.ended:
+                del self._listeners[g]
+                if g.completion is not None:
+                    self.watch.ended(g, g.completion, now)
+        self.watch.step(gained, now)
+        self._send(news)
+
+    def _news(self, g: Generation, listener: _Listener) -> Step | Exception | None:
+        if g.failure is not None:
+            broken = g.failure
+            return broken if isinstance(broken, Exception) else WorkError("the engine was stopped")
+        completion = g.completion  # first: when it is there, so is all the rest
+        if completion is not None and completion.finish_reason == "abort":
+            return Cancelled("the answer was cancelled")
+        if completion is not None and completion.error is not None:
+            return WorkError(completion.error)
+        tokens, said = len(g.output), len(g.logprobs)
+        if tokens == listener.tokens and completion is None:
+            return None
+        text, pieces = g.text.since(listener.pieces)
+        logprobs = g.logprobs[listener.logprobs : said]
+        step = Step(text, tokens - listener.tokens, logprobs, completion)
+        listener.tokens, listener.pieces, listener.logprobs = tokens, pieces, said
+        return step
+
+    def _send(self, news: list[tuple[Deliver, Step | Exception]]) -> None:
+        with self._lock:
+            self._under_way = len(self._listeners) + self._inbox.qsize()
+        if news:
+            self.post(partial(_deliver, news))
+
+    def _end_all(self, error: Exception) -> None:
+        listeners, self._listeners = self._listeners, {}
+        self._send([(listener.deliver, error) for listener in listeners.values()])
 
 
-class QueuedEngine(Engine):
-    """The engine as one answer's thread sees it: the same interface, run by the worker.
-
-    `generation` and `completion` are those of the latest request.
-    """
-
-    def __init__(
-        self,
-        worker: Worker,
-        accepted: Callable[[], None] = lambda: None,
-        limited_by: str | None = None,
-    ) -> None:
-        """`accepted` is called when a request has been checked and queued; limited_by: see Worker."""
-        self.model, self.tokenizer = worker.engine.model, worker.engine.tokenizer
-        self.context = worker.engine.context
-        self._worker, self._accepted, self._limited_by = worker, accepted, limited_by
-        self.generation: Generation | None = None
-        self.completion: Completion | None = None
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        """End what is under way, and whatever would follow. May be called from any thread."""
-        self._cancelled = True
-        if self.generation is not None:
-            self.generation.cancelled = True
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        streams = [self.stream(request) for request in requests]
-        return [next(c.completion for c in stream if c.completion) for stream in streams]
-
-    def stream(self, request: Request) -> Iterator[Chunk]:
-        chunks: queue.SimpleQueue[Chunk | Exception] = queue.SimpleQueue()
-        self.generation = self._worker.submit(request, chunks.put, self._limited_by)
-        if self._cancelled:
-            self.generation.cancelled = True
-        self._accepted()
-        return self._received(chunks)
-
-    def _received(self, chunks: queue.SimpleQueue[Chunk | Exception]) -> Iterator[Chunk]:
-        while True:
-            item = chunks.get()
-            if isinstance(item, Exception):
-                raise item
-            self.completion = item.completion
-            if item.completion is not None:
-                item.completion.checked()
-            yield item
-            if item.completion is not None:
-                return
+def _deliver(news: list[tuple[Deliver, Step | Exception]]) -> None:
+    for deliver, item in news:
+        deliver(item)

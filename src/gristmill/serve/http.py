@@ -1,0 +1,217 @@
+"""Between HTTP and the rest: bodies, checked by their models; event streams that end with their client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from gristmill.serve.depth import check_depth
+from gristmill.serve.errors import (
+    CLIENT_GONE,
+    ApiError,
+    FieldError,
+    anthropic_body,
+    as_api_error,
+    openai_body,
+)
+
+SLOWEST_READER = 60.0  # seconds that one piece of a stream may wait for its reader
+
+T = TypeVar("T", bound="Body")
+R = TypeVar("R")
+
+
+class Body(BaseModel):
+    """A request's body. REFUSED: documented fields that are not served here, each with the value that asks for nothing.
+
+    Fields that no API documents are accepted, and the response names them in a header: clients add their own.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    REFUSED: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def unknown(self) -> list[str]:
+        return sorted(set(self.model_extra or ()) - self.REFUSED.keys())
+
+
+async def read(request: Request, kind: type[T]) -> T:
+    """The request's body. Raises ApiError and FieldError, which names the first field that is wrong."""
+    body = await read_json(request)
+    for name, harmless in kind.REFUSED.items():
+        if body.get(name) is not None and body[name] != harmless:
+            raise FieldError(name, "this server does not serve it; leave it out", "unsupported")
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise field_error(error) from None
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    raw = await request.body()  # of a bounded size, see `bounds`
+    check_depth(raw)
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the request is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the request must be a JSON object", code="invalid_json")
+    if _ESCAPED_SURROGATE.search(raw):
+        _check_unicode(body, "")
+    return body
+
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _check_unicode(value: Any, path: str) -> None:
+    """JSON can spell what is no text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_unicode(key, path)
+            _check_unicode(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_unicode(item, f"{path}[{i}]")
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"is not valid Unicode: half a surrogate pair at {error.start}"
+            raise FieldError(path or "body", half) from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_MISSING = {"missing", "union_tag_not_found"}
+
+
+def field_error(error: ValidationError) -> FieldError:
+    """The first complaint, in the path that a person would write. pydantic names each branch of a union that it tried
+    in the path, in words that no field has."""
+    details = error.errors(include_url=False, include_context=False)
+    # Of a union's branches the one that got furthest is the one that was meant.
+    first = max(details, key=lambda d: len(d["loc"])) if _same_field(details) else details[0]
+    path = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif re.fullmatch(r"[a-z0-9_]+", part) and part not in _BRANCHES:
+            path += f".{part}" if path else part
+    code = "missing" if first["type"] in _MISSING else "invalid_value"
+    if "type" in first["type"] or first["type"].startswith(("int_", "float_", "bool_", "string_")):
+        code = "invalid_type"
+    told = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in _MISSING else f", not {_shown(first['input'])}"
+    return FieldError(path or "body", f"{told[:1].lower()}{told[1:]}{given}", code)
+
+
+_BRANCHES = {"str", "int", "float", "bool", "list", "dict", "none"}
+
+
+def _same_field(details: list[Any]) -> bool:
+    return len({d["loc"][0] if d["loc"] else None for d in details}) == 1
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def warnings(body: Body) -> dict[str, str]:
+    """The header that names fields which nobody knows."""
+    if not body.unknown:
+        return {}
+    names = json.dumps(body.unknown[:20])  # ASCII, whatever the names hold
+    return {"x-gristmill-warning": f"fields without effect: {names[:1000]}"}
+
+
+class Cancellable(Protocol):
+    """abort: the server goes down; what waits for news gets Unavailable."""
+
+    def cancel(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+def abortable(scope: Scope, running: Cancellable) -> AbstractContextManager[None]:
+    """While it lasts, a server that goes down aborts what runs."""
+    lifecycle = getattr(scope["app"].state, "lifecycle", None)
+    return lifecycle.abortable(running.abort) if lifecycle is not None else nullcontext()
+
+
+class EventStream(Response):
+    """Server-sent events of one answer, which is cancelled when the client leaves or does not read on."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, running: Cancellable, events: AsyncIterator[bytes], headers: dict[str, str]
+    ) -> None:
+        self._running, self._events = running, events
+        self.status_code, self.background = 200, None
+        self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.ensure_future(self._write(send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            with abortable(scope, self._running):
+                await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+        finally:
+            self._running.cancel()  # of no effect when it has ended
+            writing.cancel()
+            gone.cancel()
+
+    async def _write(self, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(head)
+        async for event in self._events:
+            body = {"type": "http.response.body", "body": event, "more_body": True}
+            async with asyncio.timeout(SLOWEST_READER):
+                await send(body)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(request: Request, running: Cancellable, work: Coroutine[Any, Any, R]) -> R:
+    """The result of `work`; when the client leaves first, the answer is cancelled. Raises ApiError then."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        with abortable(request.scope, running):
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(CLIENT_GONE, "the client left")
+    finally:
+        if not task.done():
+            running.cancel()
+            task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def error_response(path: str, error: ApiError) -> JSONResponse:
+    """In the envelope of the API that the path belongs to."""
+    envelope = anthropic_body if path.startswith("/v1/messages") else openai_body
+    return JSONResponse(envelope(error), status_code=error.status, headers=error.headers)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    return error_response(request.url.path, as_api_error(error))
