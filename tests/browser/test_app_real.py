@@ -75,7 +75,7 @@ def test_two_tabs_of_the_same_conversation(context, kept: str, store: Store) -> 
         answered(tab, 1)
 
     def both() -> bool:
-        nodes = store.conversation(id)["nodes"]
+        nodes = (store.conversation(id) or {"nodes": []})["nodes"]
         return len(nodes) == 6 and all(n.get("finish", n["role"] == "user") for n in nodes)
 
     until(first, both, "both tabs' questions and answers")

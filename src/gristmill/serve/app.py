@@ -88,7 +88,14 @@ def _routes(server: Server) -> list[Route]:
 def _route(server: Server, path: str, by_method: dict[str, Handler]) -> Route:
     async def endpoint(request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
-        return await by_method[method](server, request)
+        try:
+            return await by_method[method](server, request)
+        except (ApiError, GristmillError, HTTPException):
+            raise
+        except Exception as error:
+            # Answered here: from further out uvicorn closes the connection, on which the client may be asking again.
+            log.exception("%s %s failed", method, request.url.path)
+            return await on_error(request, error)
 
     return Route(path, endpoint, methods=list(by_method))
 

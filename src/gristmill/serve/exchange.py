@@ -176,7 +176,7 @@ class Exchange:
                 events.append(Text(judged.quotation))
                 message.add(events[-1])
             citations, found = judged.citations, judged.found
-        called = completion.finish_reason == "stop" and bool(message.tool_calls)
+        called = completion.finish_reason == "stop" and any(c.complete for c in message.tool_calls)
         reason = "tool_calls" if called else completion.finish_reason
         end = End(reason, message, completion, answer.reasoning_tokens, citations, found)
         return Piece(number, events, logprobs, end)

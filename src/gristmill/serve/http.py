@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -159,15 +160,23 @@ class EventStream(Response):
         self, running: Cancellable, events: AsyncIterator[bytes], headers: dict[str, str]
     ) -> None:
         self._running, self._events = running, events
+        self._sending: float | None = None  # since when a piece waits for its reader
         self.status_code, self.background = 200, None
         self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writing = asyncio.ensure_future(self._write(send))
+        # What stands before the routes looks at the head and the last piece alone; the others pass it by.
+        straight = scope.get("state", {}).get("send", send)
+        writing = asyncio.ensure_future(self._write(send, straight))
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             with abortable(scope, self._running):
-                await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+                while not (writing.done() or gone.done() or self._stuck()):
+                    among = {writing, gone}
+                    patience = SLOWEST_READER / 4
+                    await asyncio.wait(
+                        among, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                    )
             if writing.done():
                 writing.result()
         finally:
@@ -175,13 +184,15 @@ class EventStream(Response):
             writing.cancel()
             gone.cancel()
 
-    async def _write(self, send: Send) -> None:
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(head)
+    def _stuck(self) -> bool:
+        return self._sending is not None and monotonic() - self._sending > SLOWEST_READER
+
+    async def _write(self, send: Send, straight: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
-            body = {"type": "http.response.body", "body": event, "more_body": True}
-            async with asyncio.timeout(SLOWEST_READER):
-                await send(body)
+            self._sending = monotonic()
+            await straight({"type": "http.response.body", "body": event, "more_body": True})
+            self._sending = None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -52,7 +52,7 @@ class Record:
 
 
 class RequestLog:
-    """Puts `request_id` and `record` into scope["state"], and writes the line when the request has ended.
+    """Puts `request_id`, `record` and the bare `send` into scope["state"], and writes the line when the request has ended.
 
     x-request-id: the client's where it is one (at most 128 letters, digits and . _ : + / = -), else a new one.
     """
@@ -73,7 +73,7 @@ class RequestLog:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         record = Record()
-        scope.setdefault("state", {}).update(request_id=request_id, record=record)
+        scope.setdefault("state", {}).update(request_id=request_id, record=record, send=send)
         status: int | None = None
         ended = gone = False
 

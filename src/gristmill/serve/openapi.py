@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gristmill import __version__
 from gristmill.serve.http import Body
-from gristmill.serve.schemas import ANTHROPIC_ERROR, ERROR
+from gristmill.serve.schemas import ANTHROPIC_ERROR, ERROR, EVENT
 from gristmill.serve.server import Server
 
 _REF = "#/components/schemas/{model}"
@@ -119,5 +119,5 @@ def _content(o: Operation) -> dict[str, Any]:
         return {"text/plain": {"schema": {"type": "string"}}}
     content: dict[str, Any] = {"application/json": {"schema": o.gives}}
     if o.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT}
     return content

@@ -35,6 +35,9 @@ ANY: Schema = {"type": "object"}
 ERROR = obj(error=obj(message=TEXT, type=TEXT, param=maybe(TEXT), code=maybe(TEXT)))
 ANTHROPIC_ERROR = obj(type=one_of("error"), error=obj(type=TEXT, message=TEXT))
 
+# What a reader of server-sent events makes of one
+EVENT = obj({"event": TEXT}, data=TEXT)
+
 # Of the server itself
 HEALTH = obj(status=one_of("ok"), requests_under_way=COUNT)
 READY = obj({"detail": TEXT}, status=one_of("ready"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from gristmill.serve.errors import FieldError
+from gristmill.serve.flags import No
 from gristmill.serve.openai.messages import MAX_MESSAGES
 
 Told = dict[str, Any]
@@ -39,7 +40,7 @@ class PlainText(Sent):
 
 
 class Citations(Sent):
-    enabled: Literal[False] | None = None
+    enabled: No | None = None
 
 
 class DocumentBlock(Sent):

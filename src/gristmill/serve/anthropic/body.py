@@ -13,6 +13,7 @@ from gristmill.serve.anthropic.blocks import CacheControl, Sent, Told, Turns, co
 from gristmill.serve.anthropic.blocks import Text as SystemText
 from gristmill.serve.errors import FieldError
 from gristmill.serve.exchange import Ask
+from gristmill.serve.flags import No, Yes
 from gristmill.serve.http import Body
 from gristmill.serve.models import Served
 from gristmill.serve.openai.messages import checked_tools
@@ -36,8 +37,8 @@ class CustomTool(Sent):
     strict: bool | None = None
     input_examples: list[dict[str, Any]] | None = None
     cache_control: CacheControl | None = None
-    eager_input_streaming: Literal[True] | None = None
-    defer_loading: Literal[False] | None = None
+    eager_input_streaming: Yes | None = None
+    defer_loading: No | None = None
     allowed_callers: list[Literal["direct"]] | None = None
 
     @field_validator("type", mode="before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
@@ -164,30 +165,35 @@ class _Answers:
         if first and self.body.echo:
             count = len(self.running.generations) // len(self.body.prompts)
             parent = self.running.generations[number - number % count]
-            told.add(parent.prompt[0], None)
+            added = isinstance(self.body.prompts[number // count], str)
+            hidden = added and self.tokenizer.is_special(parent.prompt[0])
+            told.add(parent.prompt[0], None, hidden)
             for token in parent.prompt_logprobs:
                 told.add(token.token_id, token)
+        skips = self.running.generations[number].params.skip_special_tokens
         for token in new:
-            told.add(token.token_id, token)
+            told.add(token.token_id, token, skips and self.tokenizer.is_special(token.token_id))
         return told.taken()
 
 
 class _Logprobs:
-    """OpenAI's older form: four lists, one entry a token."""
+    """OpenAI's older form: four lists, one entry a token. text_offset: where in `text` what it adds begins."""
 
     def __init__(self, tokenizer: Tokenizer, top: int) -> None:
         self._tokenizer, self._top, self._offset = tokenizer, top, 0
+        self._decoder = getincrementaldecoder("utf-8")("replace")
         self._lists = self._empty()
 
     def _empty(self) -> dict[str, list[Any]]:
         return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
-    def add(self, token_id: int, token: TokenLogprob | None) -> None:
+    def add(self, token_id: int, token: TokenLogprob | None, hidden: bool = False) -> None:
+        """hidden: it is not in the text."""
         lists = self._lists
-        text = self._spelled(token_id)
-        lists["tokens"].append(text)
+        lists["tokens"].append(self._spelled(token_id))
         lists["text_offset"].append(self._offset)
-        self._offset += len(text)
+        if not hidden:
+            self._offset += len(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
         if token is None:
             lists["token_logprobs"].append(None)
             lists["top_logprobs"].append(None)

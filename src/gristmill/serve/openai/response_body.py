@@ -10,6 +10,7 @@ from pydantic import Field
 from gristmill.lm import Grammar
 from gristmill.serve.errors import FieldError
 from gristmill.serve.exchange import Ask
+from gristmill.serve.flags import No
 from gristmill.serve.models import Served
 from gristmill.serve.openai.messages import MAX_TOOLS, NAME, checked_tools
 from gristmill.serve.openai.response_items import Fields, Items, messages_of
@@ -77,7 +78,7 @@ class ReasoningOptions(Part):
 
 
 class StreamOptions(Part):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 Label = Annotated[str, Field(max_length=64)]

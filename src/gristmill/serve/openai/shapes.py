@@ -16,6 +16,8 @@ from gristmill.tokenizer import Tokenizer
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 LEAST = -9999.0  # JSON has no -inf; OpenAI's own floor
+# json.dumps makes a new encoder at every call that asks for something.
+dumps = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,6 @@ def total(
 
 def event(value: dict[str, Any]) -> bytes:
     return f"data: {dumps(value)}\n\n".encode()
-
-
-def dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def logprob_entries(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
