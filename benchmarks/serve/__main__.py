@@ -115,7 +115,8 @@ def main() -> None:
     record: dict[str, Any] = {}
     for clients in options.clients:
         record[str(clients)] = at_load(model, clients, options)
-    RESULT.write_text(json.dumps({options.size: record}, indent=1) + "\n")
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.write_text(json.dumps(known | {options.size: record}, indent=1) + "\n")
 
 
 def at_load(model: Path, clients: int, options: argparse.Namespace) -> dict[str, Any]:

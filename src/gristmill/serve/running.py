@@ -40,8 +40,10 @@ class Inbox:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             alarm = loop.call_later(patience, self._wake)
-            await self._waiter
-            alarm.cancel()
+            try:
+                await self._waiter
+            finally:
+                alarm.cancel()
         items, self._items = self._items, []
         return items
 

@@ -136,19 +136,23 @@ class Worker:
         now = time.monotonic()
         news: list[tuple[Deliver, Step | Exception]] = []
         gained: list[tuple[Generation, int]] = []
+        ended = 0
         for g, listener in list(self._listeners.items()):
             item = self._news(g, listener)
             if item is None:
                 continue
+            last = True
             if isinstance(item, Step):
                 gained.append((g, item.tokens))
+                last = item.completion is not None
             news.append((listener.deliver, item))
-            if g.ended:
+            if last:
                 del self._listeners[g]
+                ended += 1
                 if g.completion is not None:
                     self.watch.ended(g, g.completion, now)
         self.watch.step(gained, now)
-        self._send(news)
+        self._send(news, ended)
 
     def _news(self, g: Generation, listener: _Listener) -> Step | Exception | None:
         if g.failure is not None:
@@ -168,15 +172,15 @@ class Worker:
         listener.tokens, listener.pieces, listener.logprobs = tokens, pieces, said
         return step
 
-    def _send(self, news: list[tuple[Deliver, Step | Exception]]) -> None:
+    def _send(self, news: list[tuple[Deliver, Step | Exception]], ended: int) -> None:
         with self._lock:
-            self._under_way = len(self._listeners) + self._inbox.qsize()
+            self._under_way -= ended
         if news:
             self.post(partial(_deliver, news))
 
     def _end_all(self, error: Exception) -> None:
         listeners, self._listeners = self._listeners, {}
-        self._send([(listener.deliver, error) for listener in listeners.values()])
+        self._send([(each.deliver, error) for each in listeners.values()], len(listeners))
 
 
 def _deliver(news: list[tuple[Deliver, Step | Exception]]) -> None:
