@@ -26,7 +26,8 @@ def cli_page() -> str:
         "0: done; 1: the work failed; 2: the request was wrong.\n",
     ]
     page += [
-        f"- [`{verb}`](#gristmill-{verb.replace(' ', '-')}): {summary}" for verb, (_, _, summary) in VERBS.items()
+        f"- [`{verb}`](#gristmill-{verb.replace(' ', '-')}): {summary}"
+        for verb, (_, _, summary) in VERBS.items()
     ]
     for verb in VERBS:
         command: Any = typer.main.get_command(build(verb))

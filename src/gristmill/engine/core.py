@@ -240,9 +240,11 @@ class EngineCore:
                     raise failed[number]
                 chunk = self._append(g, tokens[these], sampled[these], logits[these])
             except Exception as error:  # whatever it is, it is this request's alone
+                told = str(error)
                 if not isinstance(error, GristmillError):
                     log.exception("a request failed")
-                chunk = g.end("error", error=str(error) or type(error).__name__)
+                    told = "the engine failed at this request; its log says how"
+                chunk = g.end("error", error=told)
             events.append((g, chunk))
         for d in draws:
             d.generation.siblings = []

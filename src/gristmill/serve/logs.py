@@ -52,7 +52,7 @@ class Record:
 
 
 class RequestLog:
-    """Puts `request_id`, `record` and the bare `send` into scope["state"], and writes the line when the request has ended.
+    """Puts `request_id`, `record` and the bare `send` into scope["state"], and writes the line at the request's end.
 
     x-request-id: the client's where it is one (at most 128 letters, digits and . _ : + / = -), else a new one.
     """

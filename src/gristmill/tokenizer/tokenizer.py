@@ -27,6 +27,9 @@ _MOST_TOKENS = (
 _PIECES = Spelling(byte_level=False)
 
 
+_LONG = 100_000  # characters; 0.1 s
+
+
 class Tokenizer:
     """Wraps the `tokenizers` library, which defines what a `tokenizer.json` means.
 
@@ -89,6 +92,8 @@ class Tokenizer:
 
         Raises RequestError, naming the place, for a lone surrogate: no vocabulary has it.
         """
+        if len(text) > _LONG:  # a batch lets other threads run meanwhile
+            return self.encode_batch([text])[0]
         return self.plain.encode(check_unicode(text), add_special_tokens=False).ids
 
     def prompt_ids(self, text: str) -> list[int]:
