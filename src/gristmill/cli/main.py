@@ -60,7 +60,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "Prove that every way to run a model says the same as the trainer.",
     ),
     "bench": ("bench", "bench", "Measure a model's speed here, beside what the memory allows."),
-    "serve": ("serve", "serve", "The APIs of OpenAI and Anthropic, and a web app, for your models."),
+    "serve": (
+        "serve",
+        "serve",
+        "The APIs of OpenAI and Anthropic, and a web app, for your models.",
+    ),
     "serve keys": ("keys", "app", "API keys of a server: make, list and remove them."),
     "report": (
         "report",
