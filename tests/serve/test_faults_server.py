@@ -103,7 +103,7 @@ def test_a_second_signal_ends_at_once(endless: Path) -> None:
     with slow as (process, url), ThreadPoolExecutor(4) as pool:
         asked = streams(pool, url, 90_000)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.8)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
         assert all(isinstance(each.exception(), httpx.HTTPError) for each in asked)

@@ -137,7 +137,10 @@ def test_a_second_signal_ends_it_at_once(sent: signal.Signals) -> None:
         pieces = got.iter_lines()  # kept: without it the response would be closed
         assert next(pieces) == "begun"
         process.send_signal(sent)
+        process.send_signal(sent)  # passed on once more by a wrapper: the same signal
         until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        time.sleep(0.6)
+        assert process.poll() is None
         process.send_signal(sent)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 128 + sent

@@ -13,7 +13,7 @@ from gristmill.cli.console import err
 from gristmill.cli.source import OF_RUN, example_questions, model_name, open_index, run_index
 from gristmill.engine import Engine
 from gristmill.errors import RequestError
-from gristmill.formats import Model
+from gristmill.formats import Model, resolve
 from gristmill.serve import Served
 
 _NAMED = re.compile(r"([^=/\\]+)=(.+)")
@@ -55,12 +55,15 @@ def load(
         raise RequestError(
             f"two of them are called {twice[0]!r}; name one otherwise, as in other={offers[0].path}"
         )
+    for offer in offers:
+        resolve(offer.path)
     served = []
     for number, offer in enumerate(offers):
         wanted = (
             index if number == 0 and index else OF_RUN if rag and run_index(offer.path) else None
         )
         opened = open_index(offer.path, wanted) if wanted else None
+        err.print(f"loading {offer.name} from {offer.path}", style="dim", markup=False)
         engine = Engine(
             Model.load(offer.path),
             cache_dtype=cache_dtype,
@@ -86,4 +89,6 @@ def _adapter(given: str, models: Sequence[str]) -> tuple[Offer, str]:
     path, _, base = (
         path.rpartition("@") if path.rpartition("@")[2] in models else (path, "", models[0])
     )
+    if not Path(path).expanduser().is_dir():
+        raise RequestError(f"--adapter {given}: there is no directory {path}")
     return Offer(name, path), base

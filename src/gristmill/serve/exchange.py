@@ -17,6 +17,7 @@ from gristmill.serve.parsing import (
     Choice,
     Event,
     Message,
+    Named,
     Parser,
     Reasoning,
     Text,
@@ -32,14 +33,15 @@ class Ask:
     """A chat request that has been understood, in no API's terms.
 
     messages: as chat templates take them. limited_by: the field that asks for a number of tokens, which must then
-    fit; without one, params.max_tokens is the most, and fewer come where the context ends. variables: for the
-    template. look_up: gives the index to answer from; may read files. continued: the last message is the assistant's
-    own, and goes on.
+    fit; without one, params.max_tokens is the most, and fewer come where the context ends. form_field: the one that
+    asks for a form of the text. variables: for the template. look_up: gives the index to answer from; may read files.
+    continued: the last message is the assistant's own, and goes on.
     """
 
     messages: list[dict[str, Any]]
     params: SamplingParams
     limited_by: str | None = None
+    form_field: str = "response_format"
     tools: tuple[Tool, ...] = ()
     choice: Choice = "auto"
     parallel: bool = True
@@ -150,7 +152,8 @@ class Exchange:
             room = min(served.context, served.engine.cache_tokens) - len(prompt.ids)
             most = min(params.max_tokens, room)
             params = replace(params, max_tokens=max(1, params.min_tokens, most))
-        form = params.grammar or served.format.grammar(ask.tools, ask.choice, ask.parallel)
+        parallel = ask.parallel and not isinstance(ask.choice, Named)  # which is one call
+        form = params.grammar or served.format.grammar(ask.tools, ask.choice, parallel)
         grammar = form and served.format.with_reasoning(form, prompt.in_reasoning)
         if served.format.needs_special and (ask.tools or served.format.thought):
             params = replace(params, skip_special_tokens=False)
@@ -160,11 +163,13 @@ class Exchange:
             adapter=served.adapter,
             cache_salt=ask.cache_salt,
         )
-        self._running.begin([request], ask.limited_by)
+        field = ask.form_field if params.grammar is not None else "tools"
+        self._running.begin([request], ask.limited_by, field)
         parsers = [
             served.format.parser(ask.tools, prompt.in_reasoning) for _ in self._running.generations
         ]
-        self._answers = [_Answer(parser) for parser in parsers]
+        marks = tuple(served.format.marks) if ask.tools else ()
+        self._answers = [_Answer(parser, marks) for parser in parsers]
 
     def _piece(self, number: int, step: Step) -> Piece:
         answer, completion = self._answers[number], step.completion
@@ -193,9 +198,10 @@ def _compilers() -> ThreadPoolExecutor:
 
 
 class _Answer:
-    """One answer's parser, what it made so far, and how many tokens went into thought."""
+    """One answer's parser, what it made so far, and how many tokens went into thought. marks: those around calls."""
 
-    def __init__(self, parser: Parser) -> None:
+    def __init__(self, parser: Parser, marks: tuple[str, ...]) -> None:
+        self._marks = marks
         self.message = Message()
         self.reasoning_tokens = 0
         self._parser = parser
@@ -204,7 +210,10 @@ class _Answer:
     def take(self, step: Step) -> list[Event]:
         events = self._parser.feed(step.text) if step.text else []
         if step.completion is not None:
-            events += self._parser.finish()
+            rest = self._parser.finish()
+            if step.completion.finish_reason == "length":
+                rest = [event for event in rest if not self._is_cut_call(event)]
+            events += rest
         self._pending += step.tokens
         if events:
             thought = sum(isinstance(event, Reasoning) for event in events)
@@ -214,3 +223,9 @@ class _Answer:
         for event in events:
             self.message.add(event)
         return events
+
+    def _is_cut_call(self, event: Event) -> bool:
+        """Whether it is what the limit left of a call, or of a mark around it: nothing for people to read."""
+        said = event.text.strip() if isinstance(event, Text) else ""
+        begun = [mark for mark in self._marks if said.startswith(mark) or mark.startswith(said)]
+        return len(said) > 2 and bool(begun)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gristmill import __version__
+from gristmill.serve.auth import key_of
 from gristmill.serve.models import Served
 from gristmill.serve.server import Server
 
@@ -31,7 +32,9 @@ async def version(server: Server, request: Request) -> Response:
 
 
 async def models(server: Server, request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_card(each) for each in server.models]})
+    key = key_of(request.scope)
+    usable = [each for each in server.models if key is None or key.may_use(each.name)]
+    return JSONResponse({"object": "list", "data": [_card(each) for each in usable]})
 
 
 async def model(server: Server, request: Request) -> Response:

@@ -20,6 +20,9 @@ from gristmill.errors import RequestError
 from gristmill.serve.connection import uvicorn_config
 from gristmill.serve.lifecycle import Lifecycle
 
+SAME_SIGNAL_SECONDS = (
+    0.5  # a terminal and a wrapper such as `timeout` may both pass the same one on
+)
 LAST_WORDS_SECONDS = 2.0  # for the last events of what was aborted to reach their readers
 log = logging.getLogger("gristmill.serve")
 
@@ -94,6 +97,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready, self._lifecycle, self._drain_seconds = ready, lifecycle, drain_seconds
         self._abort_at = self._leave_at = inf
+        self._first_signal = -inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -101,6 +105,8 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._first_signal < SAME_SIGNAL_SECONDS:
+            return
         if self._lifecycle.stage == "draining":
             sys.stderr.write("gristmill: a second signal; stopped at once\n")
             sys.stderr.flush()
@@ -108,7 +114,8 @@ class _Server(uvicorn.Server):
         if not self.started:
             super().handle_exit(sig, frame)
         self._lifecycle.stage = "draining"
-        self._abort_at = time.monotonic() + self._drain_seconds
+        self._first_signal = time.monotonic()
+        self._abort_at = self._first_signal + self._drain_seconds
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._drained()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from gristmill.engine import Generation
+from gristmill.errors import RequestError
 from gristmill.lm import Request, TokenLogprob
 from gristmill.serve.errors import FieldError
 from gristmill.serve.models import Served
@@ -61,13 +62,24 @@ class Running:
             threading.Lock()
         )  # of beginning and cancelling, which two threads may do at once
 
-    def begin(self, requests: Sequence[Request], limited_by: str | None = None) -> None:
+    def begin(
+        self,
+        requests: Sequence[Request],
+        limited_by: str | None = None,
+        form_field: str = "response_format",
+    ) -> None:
         """Check all, then queue all. Tokenizes: not for the event loop.
 
-        limited_by: the field by which max_tokens was asked for; so many tokens must then fit.
+        limited_by: the field by which max_tokens was asked for; so many tokens must then fit. form_field: the one
+        that a wrong grammar is told of.
         Raises RequestError and Unavailable; then none runs.
         """
-        made = [self.served.engine.prepare(request) for request in requests]
+        try:
+            made = [self.served.engine.prepare(request) for request in requests]
+        except RequestError as error:
+            if (told := str(error)).startswith("grammar: "):
+                raise FieldError(form_field, told.removeprefix("grammar: ")) from None
+            raise
         if limited_by is not None:
             for generation in made:
                 self._check_room(generation, limited_by)

@@ -316,7 +316,10 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 def _connect(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path == default_path():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                raise RequestError(f"there is no directory {path.parent} to keep {path.name} in")
             # What people say to a model is theirs alone.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         return sqlite3.connect(

@@ -208,6 +208,7 @@ class MessagesRequest(CountTokensRequest):
         return Ask(
             messages=self.conversation(),
             params=params,
+            form_field="output_config.format",
             tools=tools,
             choice=choice,
             parallel=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),

@@ -101,6 +101,7 @@ class ChatRequest(Sampling):
                 limit or served.context, (self.top_logprobs or 0) if self.logprobs else None
             ),
             limited_by=limited_by,
+            form_field=self.form_field,
             tools=tools,
             choice=choice,
             parallel=self.parallel_tool_calls is not False,

@@ -90,14 +90,14 @@ async def completions(server: Server, request: HTTPRequest) -> Response:
     answers = _Answers(running, body)
 
     async def whole() -> Response:
-        await asyncio.to_thread(running.begin, requests, limited_by)
+        await asyncio.to_thread(running.begin, requests, limited_by, body.form_field)
         async for steps in running.steps():
             answers.take(steps)
         return JSONResponse(identity.fields() | answers.whole())
 
     headers = warnings(body)
     if body.stream:
-        begun = asyncio.to_thread(running.begin, requests, limited_by)
+        begun = asyncio.to_thread(running.begin, requests, limited_by, body.form_field)
         await unless_gone(request, running, begun)
         return EventStream(running, _events(answers, identity), headers)
     answer = await unless_gone(request, running, whole())

@@ -160,6 +160,7 @@ class ResponseRequest(Sampling):
                 limit or served.context, (self.top_logprobs or 0) if with_logprobs else None
             ),
             limited_by=None if limit is None else "max_output_tokens",
+            form_field="text.format",
             tools=tools,
             choice=choice,
             parallel=self.parallel_tool_calls is not False,

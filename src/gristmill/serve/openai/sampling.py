@@ -41,7 +41,7 @@ class StructuredOutputs(Part):
     json_object: bool | None = None
 
     def as_grammar(self) -> Grammar | None:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
+        given = [n for n in type(self).model_fields if getattr(self, n) not in (None, False)]
         if len(given) != 1:
             raise FieldError(
                 "structured_outputs", "must have one of json, regex, choice, grammar, json_object"
@@ -130,6 +130,10 @@ class Sampling(Body):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def form_field(self) -> str:
+        return "response_format" if self.structured_outputs is None else "structured_outputs"
 
     def grammar(self) -> Grammar | None:
         given = [f for f in (self.structured_outputs, self.response_format) if f is not None]
