@@ -222,7 +222,7 @@ def test_bad_sizes_are_named(model, kept, said):
         Engine(model, **kept)
 
 
-def test_one_that_fails_does_not_touch_the_others(model):
+def test_one_that_fails_does_not_touch_the_others(model, caplog):
     engine = Engine(model)
     expected = engine.generate([Request(p, drawn()) for p in PROMPTS[:3]])
     generations = [engine.prepare(Request(p, drawn())) for p in PROMPTS[:3]]
@@ -237,7 +237,7 @@ def test_one_that_fails_does_not_touch_the_others(model):
         engine.step()
     failed = generations[1].completion
     assert failed is not None and failed.finish_reason == "error"
-    assert "a processor broke" in (failed.error or "")
+    assert "its log says how" in (failed.error or "") and "a processor broke" in caplog.text
     assert [generations[i].completion for i in (0, 2)] == [expected[i] for i in (0, 2)]
 
 

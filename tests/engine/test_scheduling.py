@@ -20,7 +20,7 @@ SIZE = 4  # small blocks: many of them, many boundaries
 class NoText:
     """Stands where the text of an answer is made."""
 
-    stopped, text = False, ""
+    stopped, text, stop_string = False, "", None
 
     def push(self, token: int) -> str:
         return ""

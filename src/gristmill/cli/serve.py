@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from gristmill.cli.asking import MODEL_HELP, CacheOption, DraftOption
 from gristmill.cli.console import err, out, show_json
-from gristmill.errors import needing
+from gristmill.errors import RequestError, needing
 
 
 def serve(
@@ -43,6 +44,14 @@ def serve(
     max_rows: Annotated[
         int, typer.Option(min=1, max=1024, help="How many answers of a model run at once.")
     ] = 64,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="How many processes of this machine answer, each with all models; more than 1 need Ray.",
+        ),
+    ] = 1,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -102,11 +111,13 @@ def serve(
     - `gristmill serve models/llama --adapter legal=adapters/legal`
     - `gristmill serve keys add alice --file keys.jsonl`, then
       `gristmill serve runs/pyhelp --host 0.0.0.0 --api-key-file keys.jsonl`
+    - `gristmill serve models/llama --replicas 2`
     - `curl localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'`
     """
     with needing("serve", "starlette", "uvicorn", "prometheus_client"):
-        from gristmill.serve import Operations, Store, address_of, build_app, listen
+        from gristmill.serve import Operations, Store, address_of, build_app, front, listen
         from gristmill.serve import serve as run_server
+        from gristmill.serve.front import Plan
         from gristmill.serve.keys import KeyFile
         from gristmill.serve.logs import line_writer
         from gristmill.serve.origins import is_loopback
@@ -124,9 +135,9 @@ def serve(
         log_prompts=log_prompts,
     )
     kept = None if no_store else Store(store or default_path())
-    offers = [Offer.named(given) for given in model]
-    served = load(
-        offers,
+    load_all = partial(
+        load,
+        [Offer.named(given) for given in model],
         adapter or [],
         index=index,
         rag=rag,
@@ -134,15 +145,12 @@ def serve(
         cache_dtype=cache_dtype,
         max_rows=max_rows,
     )
-    app = build_app(served, operations, kept, allow_adapters)
     url = address_of(listener)
-
-    names = [each.name for each in served]
 
     def ready() -> None:
         if as_json:
             told = {"url": url, "api": f"{url}/v1", "model": names[0], "models": names}
-            show_json(told | {"retrieval": any(each.index for each in served)})
+            show_json(told | {"retrieval": retrieval})
         else:
             what = ", ".join(f"[bold]{name}[/bold]" for name in names)
             verb = "is" if len(names) == 1 else "are"
@@ -153,8 +161,26 @@ def serve(
                 style="yellow",
             )
 
-    with suppress(KeyboardInterrupt):  # before it was ready
-        run_server(app, listener, ready, drain_seconds)
+    with ExitStack() as stack:
+        if replicas == 1:
+            served = load_all()
+            names, retrieval = [each.name for each in served], any(each.index for each in served)
+            app = build_app(served, operations, kept, allow_adapters)
+        else:
+            if allow_adapters:
+                raise RequestError(
+                    "--allow-adapters is for one process, and --replicas makes several: name them by --adapter"
+                )
+            plan = Plan(load_all, kept.path if kept else None, api_key_file, log_prompts)
+            them = stack.enter_context(front.replicas(plan, replicas))
+            told = them.describe()
+            names, retrieval = told[0].names, told[0].retrieval
+            for name, line in told[0].engines.items():
+                shown = f"{name}, {len(told)} replicas: {line}"
+                err.print(shown, style="dim", markup=False, soft_wrap=True)
+            app = front.build_front(them, operations)
+        with suppress(KeyboardInterrupt):  # before it was ready
+            run_server(app, listener, ready, drain_seconds)
     if kept is not None:
         kept.close()
     err.print("stopped", style="dim")

@@ -7,36 +7,51 @@ routes needs no tokenizer. The rule is a pure function of what was routed before
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
-BLOCK_CHARACTERS = 64  # about 16 tokens, which is the block of an engine's cache
-MAX_BLOCKS = 2048  # of a prompt; what agrees in 128k characters and differs beyond goes to the same replica
-MAX_KNOWN = 1 << 16  # blocks remembered of a replica: 4M characters, some MiB here
+BLOCK_CHARACTERS = 32  # about 8 tokens; an engine's cache has blocks of 16
+MAX_BLOCKS = 1024  # of a prompt; those that agree so far go to the same replica
+MAX_KNOWN = 1 << 16  # blocks remembered of a replica: 2M characters, some MiB here
 MAX_AHEAD = 4  # answers that the replica of a prefix may have under way beyond the least busy one
 
 # In the order in which templates write them, what stays the same over a conversation's turns first.
-_PREFIX_FIELDS = ("model", "tools", "system", "instructions", "messages", "input", "prompt")
+_PREFIX_FIELDS = ("tools", "system", "instructions", "messages", "input", "prompt")
 
 
 def prefix_of(body: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """A request's prompt as a chain of hashes, one for each whole block of its text: two prompts share the first n
-    hashes where their first n blocks agree. () for a body without a prompt."""
-    fields = [(name, body[name]) for name in _PREFIX_FIELDS if body.get(name) is not None]
-    if not fields or fields[-1][0] not in ("messages", "input", "prompt"):
-        return ()
-    # A list of messages that grew agrees with the shorter one up to its last bracket.
-    text = json.dumps(fields, ensure_ascii=False)[: MAX_BLOCKS * BLOCK_CHARACTERS]
+    """A request's prompt as a chain of hashes, one for each whole block of its text: two prompts for the same model
+    share the first n hashes where their first n blocks agree. () for a body without a prompt.
+
+    Only the words of messages count, roles and tools among them: what all requests are made of tells none apart.
+    """
+    text = "\0".join(_words([body.get(name) for name in _PREFIX_FIELDS]))
     chain: list[bytes] = []
-    hashed = b""
+    hashed = str(body.get("model")).encode(errors="surrogatepass")
     for end in range(BLOCK_CHARACTERS, len(text) + 1, BLOCK_CHARACTERS):
         block = text[end - BLOCK_CHARACTERS : end].encode(errors="surrogatepass")
         hashed = blake2b(hashed + block, digest_size=12).digest()
         chain.append(hashed)
     return tuple(chain)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Strings and numbers in the order in which JSON writes them, without names; not more than are hashed."""
+    left, rest = MAX_BLOCKS * BLOCK_CHARACTERS, [value]
+    while rest and left > 0:
+        match rest.pop():
+            case dict() as fields:
+                rest.extend(reversed(fields.values()))
+            case list() as items:
+                rest.extend(reversed(items))
+            case None:
+                pass
+            case item:
+                word = str(item)[:left]
+                left -= len(word) + 1
+                yield word
 
 
 class PrefixAffinity:
