@@ -168,7 +168,8 @@ def license_of(metadata: importlib.metadata.PackageMetadata) -> str:
         for line in metadata.get_all("Classifier") or []
         if line.startswith("License ::") and not line.rstrip().endswith("OSI Approved")
     ]
-    stated = " ".join(str(metadata["License"] if "License" in metadata else "").split())
+    licenses = metadata.get_all("License") or [""]
+    stated = " ".join(str(licenses[0]).split())
     if stated and len(stated) <= 60 and stated.upper() != "UNKNOWN":
         return stated
     return ", ".join(sorted(set(classifiers)))

@@ -289,7 +289,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path, make):
 def test_a_place_that_cannot_be_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "file" / "serve.sqlite", tmp_path / ("n" * 300)):
-        with pytest.raises(RequestError, match="may be written|no directory"):
+        with pytest.raises(RequestError, match=r"may be written|no directory"):
             Store(path)
 
 
