@@ -168,8 +168,9 @@ def license_of(metadata: importlib.metadata.PackageMetadata) -> str:
         for line in metadata.get_all("Classifier") or []
         if line.startswith("License ::") and not line.rstrip().endswith("OSI Approved")
     ]
-    licenses = metadata.get_all("License") or [""]
-    stated = " ".join(str(licenses[0]).split())
+    stated = ""
+    if "License" in metadata:
+        stated = " ".join(str(metadata["License"]).split())
     if stated and len(stated) <= 60 and stated.upper() != "UNKNOWN":
         return stated
     return ", ".join(sorted(set(classifiers)))
