@@ -61,9 +61,11 @@ def serve(
     """Serve until Ctrl-C or SIGTERM. Then new requests get 503, and those under way may go on for `drain_seconds`
     before they are aborted, each stream with a last event that says so. A second signal ends the process at once.
 
-    `ready` is called once the server accepts requests. The app's `state.lifecycle` is a `Lifecycle`.
+    `ready` is called once the server accepts requests. The app's `state.lifecycle`, where it has one, is
+    what counts its requests.
     """
-    _Server(uvicorn_config(app), ready, app.state.lifecycle, drain_seconds).run(sockets=[listener])
+    lifecycle = getattr(app.state, "lifecycle", None) or Lifecycle()
+    _Server(uvicorn_config(app), ready, lifecycle, drain_seconds).run(sockets=[listener])
 
 
 @contextmanager
