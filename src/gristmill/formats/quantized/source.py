@@ -10,9 +10,8 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.formats.filling import checked
-from gristmill.formats.quantized.scheme import Int8Rows, Quantization
+from gristmill.formats.quantized.scheme import Held, Quantization
 from gristmill.formats.source import Source
-from gristmill.kernels import Codes
 
 
 class QuantizedSource:
@@ -56,7 +55,7 @@ class QuantizedSource:
         """
         self._widened[f"{layer}.weight"] = (shape, transposed)
 
-    def read(self, layer: str, out: int, width: int) -> Codes | Int8Rows:
+    def read(self, layer: str, out: int, width: int) -> Held:
         """What a quantized layer holds. Raises RequestError, naming file and tensor."""
         place, held = self.place(layer), self.layers[layer]
         scheme = self._quantization.scheme(layer)
