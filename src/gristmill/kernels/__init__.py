@@ -16,7 +16,6 @@ from gristmill.kernels.fp8 import (
     fp8_linear_scaled,
     fp8_linear_torch,
     fp8_rows,
-    why_slow_fp8,
 )
 from gristmill.kernels.int8 import (
     Int8Linear,
@@ -70,7 +69,6 @@ __all__ = [
     "triton",
     "use_activations",
     "why_missing",
-    "why_slow_fp8",
 ]
 
 

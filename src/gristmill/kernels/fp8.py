@@ -44,22 +44,14 @@ def fp8_linear_scaled(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor
 def fp8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
     """By the GPU's own FP8 where it has it and x is bf16, by the reference elsewhere; no gradient for the weights."""
     sizes = all(size % _WHOLE == 0 for size in weight.shape)
-    able = sizes and x.numel() and _multiplies(x.device, x.dtype)
+    if not (x.is_cuda and x.dtype == torch.bfloat16 and sizes and x.numel()):
+        return fp8_linear_torch(x, weight, weight_scale)
+    able = torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= _OLDEST
     return (fp8_linear_scaled if able else fp8_linear_torch)(x, weight, weight_scale)
 
 
-def _multiplies(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the device multiplies FP8 itself, for activations of this dtype."""
-    if device.type != "cuda" or dtype != torch.bfloat16 or torch.version.hip is not None:
-        return False
-    return torch.cuda.get_device_capability(device) >= _OLDEST
-
-
 class Fp8Linear(nn.Module):
-    """A linear layer on FP8 weights, made of another one's; its tensors have the names of compressed-tensors.
-
-    Codes and scales stay as they are whatever dtype the network is cast to.
-    """
+    """A linear layer on FP8 weights, made of another one's; its tensors have the names of compressed-tensors."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -67,18 +59,10 @@ class Fp8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None) -> None:
         """weight [out, in]: rounded to the nearest code, with the scale of its largest magnitude in a row."""
         super().__init__()
-        self.out_features, self.in_features = weight.shape
         codes, scale = fp8_rows(weight.detach())
         self.register_buffer("weight", codes)
         self.register_buffer("weight_scale", scale)
         self.bias = bias
-
-    def _apply(self, fn, recurse: bool = True):
-        weight, scale = self.weight, self.weight_scale
-        super()._apply(fn, recurse)
-        device = self.weight.device
-        self.weight, self.weight_scale = weight.to(device), scale.to(device)
-        return self
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weights that it stands for, [out, in]."""
@@ -87,18 +71,3 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = fp8_linear(x, self.weight, self.weight_scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-def why_slow_fp8(network: nn.Module) -> str | None:
-    """A clause for people where the FP8 layers of a network are widened for every product; None where they are not."""
-    layers = (module for module in network.modules() if isinstance(module, Fp8Linear))
-    layer, dtype = next(layers, None), next(network.parameters()).dtype
-    if layer is None or _multiplies(layer.weight.device, dtype):
-        return None
-    return (
-        "FP8 weights are widened for every product, exact but slower than 8-bit integers: Hopper and Ada GPUs "
-        "multiply them, in bfloat16"
-    )

@@ -10,7 +10,7 @@ import torch
 from gristmill.errors import RequestError
 from gristmill.formats import Model
 from gristmill.formats.families import config_to_hf, family_of
-from gristmill.formats.quantized import Fp8Rows, Held, Int8Rows, planned, quantized_layers
+from gristmill.formats.quantized import Int8Rows, planned, quantized_layers
 from gristmill.kernels import Codes
 from gristmill.model import Linear, Transformer
 from gristmill.quantize.int8 import rounded_weights
@@ -76,7 +76,7 @@ def choose_format(network: Transformer, config: QuantizeConfig, grid: Grid | Non
     """The format that the settings mean for this network. Raises RequestError for what it cannot hold, naming one
     that can.
 
-    grid: of the codes; None for 8 bits with one scale a row (int8, fp8).
+    grid: of the codes; None for 8 bits with one scale a row (int8).
     """
     config_to_hf(network.config)
     rules = family_of(network.config).rules(network.config)
@@ -106,13 +106,10 @@ def choose_format(network: Transformer, config: QuantizeConfig, grid: Grid | Non
     raise RequestError(f"{why}; {cure}")
 
 
-def _outline(layer: torch.nn.Module, config: QuantizeConfig, grid: Grid | None) -> Held:
+def _outline(layer: torch.nn.Module, config: QuantizeConfig, grid: Grid | None) -> Codes | Int8Rows:
     """What the layer will hold: shapes, a scale that fits, and a zero in the grid's middle or not."""
     assert isinstance(layer, Linear)
     out, width = layer.out_features, layer.in_features
-    if config.method == "fp8":
-        weight = torch.empty(out, width, dtype=torch.float8_e4m3fn, device="meta")
-        return Fp8Rows(weight, torch.ones(out, 1))
     if grid is None or config.method == "smoothquant":
         weight = torch.empty(out, width, dtype=torch.int8, device="meta")
         return Int8Rows(weight, torch.ones(out, 1), None if grid is None else 8)

@@ -21,7 +21,6 @@ from gristmill.quantize import methods
 from gristmill.quantize.calibration import Windows
 from gristmill.quantize.checks import check_target, choose_format, choose_grid, refuse_quantized
 from gristmill.quantize.estimate import estimate
-from gristmill.quantize.fp8 import quantize_fp8
 from gristmill.quantize.gguf import check_size, save_rounded
 from gristmill.quantize.int8 import quantize_network
 from gristmill.quantize.layerwise import Done, Method, linears, quantize_blocks
@@ -51,7 +50,7 @@ def check(source: str | Path | Model, target: str | Path, config: QuantizeConfig
         if config.target_bytes is not None:
             check_size(model, config.target_bytes)
     else:
-        grid = None if config.method in ("int8", "fp8") else choose_grid(config, model.network)
+        grid = None if config.method == "int8" else choose_grid(config, model.network)
         choose_format(model.network, config, grid)
     return model
 
@@ -88,10 +87,9 @@ def quantize(
         partial = target.with_name(f".partial-{target.name}")
         remove(partial)
         try:
-            if config.method in ("int8", "fp8"):
+            if config.method == "int8":
                 keep_or_clear(work, key_of(model.path, config, windows), say)
-                rounding = quantize_network if config.method == "int8" else quantize_fp8
-                rounding(model.network)
+                quantize_network(model.network)
                 facts |= {"bits": 8, "group": "channel"}
                 _save(model, partial, "compressed-tensors")
             elif config.method == "gguf":

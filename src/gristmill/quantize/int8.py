@@ -6,7 +6,6 @@ result is a Hugging Face directory in compressed-tensors' `int-quantized` format
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,6 @@ def rounded_weights(network: Transformer) -> dict[str, Tensor]:
     }
 
 
-def finite_weights(network: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Those of `rounded_weights`, one after another. Raises WorkError, naming the layer, for one that is not finite."""
-    for name, weight in rounded_weights(network).items():
-        if not bool(weight.isfinite().all()):
-            raise WorkError(f"{name} holds NaN or infinity and cannot be quantized")
-        yield name, weight
-
-
 @torch.no_grad()
 def quantize_network(network: Transformer) -> list[str]:
     """Put 8-bit layers in place of every linear layer of the decoder blocks; returns their names.
@@ -72,7 +63,9 @@ def quantize_network(network: Transformer) -> list[str]:
     Raises WorkError, naming the layer, where a weight is not finite.
     """
     tensors: dict[str, Tensor] = {}
-    for name, weight in finite_weights(network):
+    for name, weight in rounded_weights(network).items():
+        if not bool(weight.isfinite().all()):
+            raise WorkError(f"{name} holds NaN or infinity and cannot be quantized")
         tensors[name], tensors[name.removesuffix("weight") + "weight_scale"] = quantize_rows(weight)
     names = replace_int8(network, tensors)
     network.load_state_dict(tensors, strict=False)

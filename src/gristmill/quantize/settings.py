@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gristmill.stage import StageConfig
 
-Name = Literal["gptq", "awq", "rtn", "smoothquant", "int8", "fp8", "gguf"]
+Name = Literal["gptq", "awq", "rtn", "smoothquant", "int8", "gguf"]
 Format = Literal["compressed-tensors", "gptq", "awq"]
 Say = Callable[[str], None]
 

@@ -10,12 +10,10 @@ from gristmill.files import read_object
 from gristmill.formats.quantized import awq, compressed, gptq
 from gristmill.formats.quantized.layers import layer_of, quantized_layers
 from gristmill.formats.quantized.reading import fill_quantized
-from gristmill.formats.quantized.scheme import Fp8Rows, Held, Int8Rows, Quantization
+from gristmill.formats.quantized.scheme import Int8Rows, Quantization
 from gristmill.formats.quantized.writing import planned, written
 
 __all__ = [
-    "Fp8Rows",
-    "Held",
     "Int8Rows",
     "fill_quantized",
     "layer_of",

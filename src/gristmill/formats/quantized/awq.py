@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.formats.quantized.scheme import (
-    Held,
+    Int8Rows,
     Plan,
     Quantization,
     check_group,
@@ -62,7 +62,7 @@ class AWQ:
         )
         return Codes(q, tensors["scales"].T.contiguous(), zero, 4, width // groups)
 
-    def check(self, codes: Held) -> None:
+    def check(self, codes: Codes | Int8Rows) -> None:
         assert isinstance(codes, Codes)
         if codes.bits != 4:
             raise RequestError(f"AWQ's files hold 4 bits, and the layer has {codes.bits}")
@@ -73,7 +73,7 @@ class AWQ:
         self.layout(*codes.q.shape, held=())
         half(codes.scale)
 
-    def pack(self, codes: Held) -> dict[str, Tensor]:
+    def pack(self, codes: Codes | Int8Rows) -> dict[str, Tensor]:
         self.check(codes)
         assert isinstance(codes, Codes)
         return {
@@ -96,7 +96,7 @@ def read(config: Mapping[str, Any], file: Path) -> Quantization:
     return Quantization(("qweight", "qzeros", "scales"), lambda name: scheme)
 
 
-def plan(layers: Mapping[str, Held], kept: Collection[str]) -> Plan:
+def plan(layers: Mapping[str, Codes | Int8Rows], kept: Collection[str]) -> Plan:
     """How to write `layers`, by their names on disk; `kept` are the linear layers that are not quantized.
 
     Raises RequestError for layers that the format cannot hold together.

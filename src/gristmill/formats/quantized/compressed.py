@@ -3,7 +3,6 @@
 pack-quantized: X.weight_packed int32 [out, in * bits / 32] (codes packed along the inputs), X.weight_scale
 [out, groups], X.weight_shape [2], and where the grid is asymmetric X.weight_zero_point int32
 [out * bits / 32, groups], packed along the outputs. int-quantized: X.weight int8 [out, in], X.weight_scale [out, 1].
-float-quantized: fp8.py.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ import torch
 from torch import Tensor
 
 from gristmill.errors import RequestError
-from gristmill.formats.quantized.fp8 import FLOAT, TOKEN_FLOAT, Fp8, fp8_scheme
 from gristmill.formats.quantized.scheme import (
-    Fp8Rows,
-    Held,
     Int8Rows,
     Plan,
     Quantization,
@@ -80,7 +76,7 @@ class Packed:
             order = order_of(tensors["weight_g_idx"], group)
         return Codes(q if order is None else q[:, order], scale, zero, self.bits, group, order)
 
-    def check(self, codes: Held) -> None:
+    def check(self, codes: Codes | Int8Rows) -> None:
         assert isinstance(codes, Codes)
         if codes.bits not in BITS:
             raise RequestError(f"{PACKED} holds 4 or 8 bits, and the layer has {codes.bits}")
@@ -89,7 +85,7 @@ class Packed:
                 'its groups of inputs lie apart (act-order), which only "gptq" can say'
             )
 
-    def pack(self, codes: Held) -> dict[str, Tensor]:
+    def pack(self, codes: Codes | Int8Rows) -> dict[str, Tensor]:
         self.check(codes)
         assert isinstance(codes, Codes)
         found = {
@@ -117,15 +113,15 @@ class Int8:
     def unpack(self, tensors: Mapping[str, Tensor]) -> Int8Rows:
         return Int8Rows(tensors["weight"], tensors["weight_scale"], self.activation_bits)
 
-    def check(self, codes: Held) -> None:
+    def check(self, codes: Codes | Int8Rows) -> None:
         assert isinstance(codes, Int8Rows)
 
-    def pack(self, codes: Held) -> dict[str, Tensor]:
+    def pack(self, codes: Codes | Int8Rows) -> dict[str, Tensor]:
         assert isinstance(codes, Int8Rows)
         return {"weight": codes.weight, "weight_scale": codes.scale}
 
 
-Kind = Packed | Int8 | Fp8
+Kind = Packed | Int8
 
 
 def read(config: Mapping[str, Any], file: Path) -> Quantization:
@@ -179,9 +175,6 @@ def _scheme(group: Mapping[str, Any], format: Any, file: Path) -> Kind:
     bits, symmetric, strategy = kind["num_bits"], bool(kind["symmetric"]), kind["strategy"]
     if inputs is not None:
         inputs = {key: inputs.get(key) for key in _TOKEN_WISE}
-    floats = format == FLOAT and not group.get("output_activations")
-    if floats and (found := fp8_scheme(weights, group.get("input_activations"))) is not None:
-        return found
     plain = kind["type"] == "int" and not group.get("output_activations")
     if plain and format == INT8 and (bits, symmetric, strategy) == (8, True, "channel"):
         if inputs in (None, _TOKEN_WISE):
@@ -195,12 +188,11 @@ def _scheme(group: Mapping[str, Any], format: Any, file: Path) -> Kind:
     activations = "" if inputs is None else f", input_activations {inputs}"
     raise RequestError(
         f"{file}: compressed-tensors' {format} with {said}{activations} is not read; read are {PACKED} (4 or 8 "
-        f"bits by channel or group), {INT8} (8 bits, symmetric, by channel; activations whole or dynamic by token) and "
-        f"{FLOAT} (8 bits, symmetric, by channel or tensor; activations dynamic by token)"
+        f"bits by channel or group) and {INT8} (8 bits, symmetric, by channel; activations whole or dynamic by token)"
     )
 
 
-def plan(layers: Mapping[str, Held], kept: Collection[str]) -> Plan:
+def plan(layers: Mapping[str, Codes | Int8Rows], kept: Collection[str]) -> Plan:
     """How to write `layers`, by their names on disk; `kept` are the linear layers that are not quantized."""
     schemes = {name: _scheme_for(codes) for name, codes in layers.items()}
     kinds = list(dict.fromkeys(schemes.values()))
@@ -215,7 +207,9 @@ def plan(layers: Mapping[str, Held], kept: Collection[str]) -> Plan:
             "format": _format(kind),
             "targets": names if len(kinds) > 1 else ["Linear"],
             "weights": _weights(kind),
-            "input_activations": _activations(kind),
+            "input_activations": _TOKEN_WISE
+            if isinstance(kind, Int8) and kind.activation_bits
+            else None,
             "output_activations": None,
         }
     config = {
@@ -228,35 +222,24 @@ def plan(layers: Mapping[str, Held], kept: Collection[str]) -> Plan:
     return Plan(schemes, config)
 
 
-def _scheme_for(codes: Held) -> Kind:
+def _scheme_for(codes: Codes | Int8Rows) -> Kind:
     if isinstance(codes, Int8Rows):
         return Int8(codes.activation_bits)
-    if isinstance(codes, Fp8Rows):
-        return Fp8()
     group = -1 if codes.group == codes.q.shape[1] else codes.group
     return Packed(codes.bits, group, codes.symmetric)
 
 
 def _format(scheme: Kind) -> str:
-    if isinstance(scheme, Packed):
-        return PACKED
-    return INT8 if isinstance(scheme, Int8) else FLOAT
-
-
-def _activations(scheme: Kind) -> dict[str, Any] | None:
-    if isinstance(scheme, Fp8):
-        return TOKEN_FLOAT
-    return _TOKEN_WISE if isinstance(scheme, Int8) and scheme.activation_bits else None
+    return INT8 if isinstance(scheme, Int8) else PACKED
 
 
 def _weights(scheme: Kind) -> dict[str, Any]:
-    packed = scheme if isinstance(scheme, Packed) else None
-    whole = packed is None or packed.group == -1
+    whole = isinstance(scheme, Int8) or scheme.group == -1
     found: dict[str, Any] = {
-        "num_bits": 8 if packed is None else packed.bits,
-        "type": "float" if isinstance(scheme, Fp8) else "int",
-        "symmetric": packed is None or packed.symmetric,
+        "num_bits": 8 if isinstance(scheme, Int8) else scheme.bits,
+        "type": "int",
+        "symmetric": True if isinstance(scheme, Int8) else scheme.symmetric,
         "strategy": "channel" if whole else "group",
         "dynamic": False,
     }
-    return found if packed is None or whole else {**found, "group_size": packed.group}
+    return found if isinstance(scheme, Int8) or whole else {**found, "group_size": scheme.group}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.formats.quantized.scheme import (
-    Held,
+    Int8Rows,
     Plan,
     Quantization,
     check_group,
@@ -72,7 +72,7 @@ class GPTQ:
         scale = tensors["scales"].T.contiguous()
         return Codes(q, scale, zero.T.contiguous(), self.bits, group, order)
 
-    def check(self, codes: Held) -> None:
+    def check(self, codes: Codes | Int8Rows) -> None:
         assert isinstance(codes, Codes)
         if codes.bits not in BITS:
             raise RequestError(f"GPTQ's files hold 4 or 8 bits, and the layer has {codes.bits}")
@@ -81,7 +81,7 @@ class GPTQ:
         if self.version == 1 and bool((codes.zero == 0).any()):
             raise RequestError("a zero of 0 does not fit version 1 of the format; write version 2")
 
-    def pack(self, codes: Held) -> dict[str, Tensor]:
+    def pack(self, codes: Codes | Int8Rows) -> dict[str, Tensor]:
         self.check(codes)
         assert isinstance(codes, Codes)
         width = codes.q.shape[1]
@@ -118,7 +118,7 @@ def read(config: Mapping[str, Any], file: Path) -> Quantization:
     return Quantization(("qweight", "qzeros", "scales"), lambda name: scheme)
 
 
-def plan(layers: Mapping[str, Held], kept: Collection[str]) -> Plan:
+def plan(layers: Mapping[str, Codes | Int8Rows], kept: Collection[str]) -> Plan:
     """How to write `layers`, by their names on disk; `kept` are the linear layers that are not quantized.
 
     Raises RequestError for layers that the format cannot hold together.

@@ -7,18 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from gristmill.errors import RequestError
-from gristmill.formats.quantized.scheme import Fp8Rows, Held, Int8Rows
-from gristmill.kernels import CodedMatrix, Codes, Fp8Linear, Int8Linear, QuantizedLinear
+from gristmill.formats.quantized.scheme import Int8Rows
+from gristmill.kernels import CodedMatrix, Codes, Int8Linear, QuantizedLinear
 from gristmill.model import Linear, Transformer
 
-Coded = CodedMatrix | Int8Linear | Fp8Linear
-
-_NO_KERNEL = {
-    "static": "its activations are to be rounded to FP8 with a scale that the file holds (static input_scale), where "
-    "the kernel finds one for each row",
-    "whole": "its weights alone are FP8 (no input_activations), where the kernel rounds activations too",
-}
+Coded = CodedMatrix | Int8Linear
 
 
 def quantized_layers(network: nn.Module) -> dict[str, Coded]:
@@ -36,19 +29,13 @@ def replaceable(network: Transformer, name: str) -> bool:
     return within and attribute == "weight" and isinstance(network.get_submodule(owner), Linear)
 
 
-def layer_of(held: Held, bias: nn.Parameter | None) -> Coded:
+def layer_of(held: Codes | Int8Rows, bias: nn.Parameter | None) -> Coded:
     """The layer that computes with what a file holds; 8-bit rows stay views of the mapped file.
 
-    Raises RequestError for groups and activations that no kernel takes.
+    Raises RequestError for groups that no kernel takes.
     """
     if isinstance(held, Codes):
         return QuantizedLinear.from_codes(held, bias=bias)
-    if isinstance(held, Fp8Rows):
-        if held.inputs != "token":
-            raise RequestError(f"{_NO_KERNEL[held.inputs]}; load it in full precision (widen)")
-        layer = Fp8Linear(torch.empty(held.weight.shape, device="meta"), bias)
-        layer.weight, layer.weight_scale = held.weight, held.scale.float()
-        return layer
     out, width = held.weight.shape
     with torch.device("meta"):
         layer = Int8Linear(width, out, bias)
@@ -57,12 +44,10 @@ def layer_of(held: Held, bias: nn.Parameter | None) -> Coded:
     return layer
 
 
-def held_by(layer: Coded) -> Held:
+def held_by(layer: Coded) -> Codes | Int8Rows:
     """What to write of a layer, on the CPU."""
     if isinstance(layer, Int8Linear):
         return Int8Rows(layer.weight.cpu(), layer.weight_scale.cpu(), layer.activation_bits)
-    if isinstance(layer, Fp8Linear):
-        return Fp8Rows(layer.weight.cpu(), layer.weight_scale.cpu())
     codes = layer.codes()
     order = None if codes.order is None else codes.order.cpu()
     on_cpu = {name: getattr(codes, name).cpu() for name in ("q", "scale", "zero")}

@@ -31,9 +31,9 @@ def fill_quantized(
 ) -> None:
     """As `fill`, for a directory that holds layers which `quantization` describes.
 
-    Linear layers of the decoder blocks become `QuantizedLinear`, `Int8Linear` or `Fp8Linear`, one after another, so
-    memory stays near the size of the finished network. Experts (stacked here), routers and the head are widened, and
-    with `widen` all. Raises RequestError, naming file and tensor.
+    Linear layers of the decoder blocks become `QuantizedLinear` or `Int8Linear`, one after another, so memory stays
+    near the size of the finished network. Experts (stacked here), routers and the head are widened, and with `widen`
+    all. Raises RequestError, naming file and tensor.
     """
     rules = complete(rules, network)
     wanted = {name for rule in rules for name in rule.disk}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,29 +32,6 @@ class Int8Rows:
         return (self.weight * self.scale.float()).to(dtype)
 
 
-@dataclass(frozen=True)
-class Fp8Rows:
-    """What an `Fp8Linear` holds: weight float8_e4m3fn [out, in], scale float [out, 1]; W = weight * scale.
-
-    inputs: how the file wants activations rounded to FP8: with a scale of each "token", with one that the file holds
-    ("static"), or not at all ("whole").
-    """
-
-    weight: Tensor
-    scale: Tensor
-    inputs: Literal["token", "static", "whole"] = "token"
-
-    def rows(self, chosen: Tensor | slice) -> Fp8Rows:
-        return Fp8Rows(self.weight[chosen], self.scale[chosen], self.inputs)
-
-    def matrix(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return (self.weight.float() * self.scale.float()).to(dtype)
-
-
-Held = Codes | Int8Rows | Fp8Rows
-"""What a quantized layer holds."""
-
-
 class Scheme(Protocol):
     """How one layer [out, in] lies on disk; tensors are named by what follows the layer's name and a point."""
 
@@ -66,15 +43,15 @@ class Scheme(Protocol):
         """
         ...
 
-    def unpack(self, tensors: Mapping[str, Tensor]) -> Held:
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Codes | Int8Rows:
         """What they say. Raises RequestError for groups of inputs that are not all of one size."""
         ...
 
-    def check(self, codes: Held) -> None:
+    def check(self, codes: Codes | Int8Rows) -> None:
         """Whether `pack` can hold this layer; of the codes only the shape counts. Raises RequestError."""
         ...
 
-    def pack(self, codes: Held) -> dict[str, Tensor]:
+    def pack(self, codes: Codes | Int8Rows) -> dict[str, Tensor]:
         """The tensors that hold a layer which `check` accepts; `unpack` gives it back."""
         ...
 
@@ -115,7 +92,7 @@ def order_of(group_of: Tensor, group: int) -> Tensor | None:
     return order
 
 
-def one_grid(layers: Mapping[str, Held], format: str) -> tuple[int, int]:
+def one_grid(layers: Mapping[str, Codes | Int8Rows], format: str) -> tuple[int, int]:
     """Bits and group size of all layers; a group of -1 is a whole row, however long.
 
     Raises RequestError where layers differ: `format` says each once for the whole model.
@@ -123,7 +100,7 @@ def one_grid(layers: Mapping[str, Held], format: str) -> tuple[int, int]:
     grids: dict[tuple[int, int], str] = {}
     whole = all(isinstance(c, Codes) and c.group == c.q.shape[1] for c in layers.values())
     for name, codes in layers.items():
-        if not isinstance(codes, Codes):
+        if isinstance(codes, Int8Rows):
             raise RequestError(
                 f'{name} has 8-bit weights with one scale a row; save it as "compressed-tensors"'
             )

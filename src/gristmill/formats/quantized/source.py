@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gristmill.errors import RequestError
 from gristmill.formats.filling import checked
-from gristmill.formats.quantized.scheme import Held, Quantization
+from gristmill.formats.quantized.scheme import Int8Rows, Quantization
 from gristmill.formats.source import Source
+from gristmill.kernels import Codes
 
 
 class QuantizedSource:
@@ -55,7 +56,7 @@ class QuantizedSource:
         """
         self._widened[f"{layer}.weight"] = (shape, transposed)
 
-    def read(self, layer: str, out: int, width: int) -> Held:
+    def read(self, layer: str, out: int, width: int) -> Codes | Int8Rows:
         """What a quantized layer holds. Raises RequestError, naming file and tensor."""
         place, held = self.place(layer), self.layers[layer]
         scheme = self._quantization.scheme(layer)

@@ -13,12 +13,15 @@ from gristmill.errors import RequestError, nearest
 from gristmill.formats.quantized import awq, compressed, gptq
 from gristmill.formats.quantized.layers import held_by, quantized_layers
 from gristmill.formats.quantized.rows import row_order
-from gristmill.formats.quantized.scheme import Held, Int8Rows, Plan, Scheme
+from gristmill.formats.quantized.scheme import Int8Rows, Plan, Scheme
 from gristmill.formats.rules import Rule, complete
 from gristmill.kernels import CodedMatrix, Codes
 from gristmill.model import Linear, ModelConfig, Transformer, meta_network
 
 _PLANS = {"compressed-tensors": compressed.plan, "gptq": gptq.plan, "awq": awq.plan}
+
+
+Held = Codes | Int8Rows
 
 
 @dataclass(frozen=True)
@@ -136,20 +139,20 @@ def _joined(held: Sequence[Held]) -> Held | None:
     """One below the other; None where they differ in kind, grid or order of inputs."""
     if any(_kind(part) != _kind(held[0]) for part in held):
         return None
-    by_row = ("q", "scale", "zero") if isinstance(held[0], Codes) else ("weight", "scale")
+    by_row = ("weight", "scale") if isinstance(held[0], Int8Rows) else ("q", "scale", "zero")
     return replace(held[0], **{n: torch.cat([getattr(part, n) for part in held]) for n in by_row})
 
 
 def _kind(held: Held) -> tuple[Any, ...]:
-    if not isinstance(held, Codes):
-        return type(held), held.activation_bits if isinstance(held, Int8Rows) else held.inputs
+    if isinstance(held, Int8Rows):
+        return (held.activation_bits,)
     order = None if held.order is None else held.order.tolist()
     return held.bits, held.group, held.scale.dtype, order
 
 
 def _outline(held: Held) -> Held:
     """All but the codes themselves, of which the shape stays: the scales of a whole model are no burden."""
-    if not isinstance(held, Codes):
+    if isinstance(held, Int8Rows):
         return replace(held, weight=held.weight.to("meta"))
     return replace(held, q=held.q.to("meta"))
 
