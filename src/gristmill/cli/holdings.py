@@ -47,11 +47,10 @@ def _quantization(metadata: dict[str, Any]) -> str:
     first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     grid = (first.get("weights") if isinstance(first, dict) else None) or told
     bits, group = grid.get("num_bits", grid.get("bits")), grid.get("group_size")
-    scales = "one scale a matrix" if grid.get("strategy") == "tensor" else "a scale for each row"
-    if isinstance(group, int) and group > 0:
-        scales = f"groups of {group}"
-    kind = "FP8" if grid.get("type") == "float" and bits == 8 else f"{bits} bits"
-    return f"{told.get('quant_method')}, {kind}, {scales}"
+    scales = (
+        f"groups of {group}" if isinstance(group, int) and group > 0 else "a scale for each row"
+    )
+    return f"{told.get('quant_method')}, {bits} bits, {scales}"
 
 
 def show(found: dict[str, Any]) -> None:

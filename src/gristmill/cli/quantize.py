@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gristmill.evaluate.price import Price
     from gristmill.quantize import QuantizeConfig
 
-_METHODS = ("gptq", "awq", "rtn", "smoothquant", "int8", "fp8", "gguf")
+_METHODS = ("gptq", "awq", "rtn", "smoothquant", "int8", "gguf")
 _GRIDS = ("gptq", "awq", "rtn")
 _METHODS_OF = {
     "bits": _GRIDS,
@@ -43,7 +43,7 @@ def quantize(
     ],
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="gptq, awq, rtn, smoothquant, int8, fp8 or gguf."),
+        typer.Option(metavar="NAME", help="gptq, awq, rtn, smoothquant, int8 or gguf."),
     ] = "gptq",
     bits: Annotated[
         int | None,
@@ -135,8 +135,8 @@ def quantize(
     """Make MODEL smaller: 4 or 8 bits a weight, and measure what that costs.
 
     gptq, awq and smoothquant look at calibration text; use some that is like what the model will see. rtn
-    rounds to nearest; int8 keeps 8 bits and one scale a row; fp8 keeps floats of 8 bits, for GPUs that multiply
-    them; gguf writes llama.cpp's k-quants. Embeddings, head and norms stay as they are (but in a .gguf).
+    rounds to nearest; int8 keeps 8 bits and one scale a row; gguf writes llama.cpp's k-quants. Embeddings,
+    head and norms stay as they are (but in a .gguf).
 
     The work goes block by block: a run that was killed goes on where it was when the same command is given
     again. At the end the price is measured on text that was not calibrated on, and written into the model

@@ -23,7 +23,6 @@ from gristmill.engine.runner import RunnerKind, num_blocks, runner_class
 from gristmill.engine.stats import Stats
 from gristmill.engine.turns import Turns
 from gristmill.errors import RequestError
-from gristmill.kernels import why_slow_fp8
 from gristmill.lm import LM, Chunk, Completion, Message, Request, SamplingParams, Scored
 
 if TYPE_CHECKING:
@@ -123,11 +122,10 @@ class Engine(LM):
         block = type(self.runner).block_bytes(self.model.network, self.block_size, self.cache_dtype)
         size = self._blocks * block
         exact = "answers do not depend on load" if self.runner.exact else "equal within rounding"
-        slow = why_slow_fp8(self.model.network)
         return (
             f"engine: {self.runner.name} runner ({exact}), {self.cache_dtype} key-value cache for "
             f"{self.cache_tokens:,} tokens in blocks of {self.block_size} (at most {size / 2**30:.2f} GiB), up to "
-            f"{self._max_rows} requests at once, context {self.context:,}{f'; {slow}' if slow else ''}"
+            f"{self._max_rows} requests at once, context {self.context:,}"
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

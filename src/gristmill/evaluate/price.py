@@ -24,7 +24,7 @@ from gristmill.engine.measure import measure, weight_bytes, weight_types
 from gristmill.errors import RequestError
 from gristmill.files import write_json, write_text
 from gristmill.formats import Model, describe, load_config, name_of
-from gristmill.kernels import CodedMatrix, Fp8Linear
+from gristmill.kernels.quantized import CodedMatrix
 from gristmill.quantize.calibration import Windows
 from gristmill.stage import Progress, quiet
 
@@ -159,10 +159,7 @@ def measure_distance(
 
 
 def _activations(model: Model) -> str:
-    layers = list(model.network.modules())
-    if any(isinstance(m, Fp8Linear) for m in layers):
-        return "rounded to FP8, a scale for each token"
-    coded = (m for m in layers if isinstance(m, CodedMatrix))
+    coded = (m for m in model.network.modules() if isinstance(m, CodedMatrix))
     return "rounded to 8 bits" if any(m.rounded for m in coded) else "full precision"
 
 
