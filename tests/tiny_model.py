@@ -39,13 +39,16 @@ def random_model(seed: int = 0, vocab_size: int = 512, max_seq_len: int = 192) -
         intermediate_size=96,
         max_seq_len=max_seq_len,
     )
-    network = Transformer(config)
+    return Model(randomized(Transformer(config), seed), tokenizer)
+
+
+def randomized(network: Transformer, seed: int, spread: float = 0.25) -> Transformer:
+    """Every weight random, the residual writers too, so that each position matters."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            # Every weight random, the residual writers too, so that each position matters.
             noise = torch.randn(parameter.shape, generator=generator_for(seed, name))
-            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * 0.25)
-    return Model(network, tokenizer)
+            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * spread)
+    return network
 
 
 FACTS = [
@@ -114,8 +117,6 @@ def taught_model(steps: int = 200) -> Model:
         intermediate_size=128,
         max_seq_len=384,
     )
-    network = initialize(Transformer(config), seed=0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=6e-3)
     rows, masks = [], []
     for (question, answer), fact in zip(LESSONS, FACTS, strict=True):
         for asked in (question, grounded(question, [passage(fact)])):
@@ -126,6 +127,15 @@ def taught_model(steps: int = 200) -> Model:
             ids, mask = tokenizer.chat_ids_with_mask(messages)
             rows.append(torch.tensor(ids))
             masks.append(torch.tensor(mask))
+    return Model(learned(config, rows, masks, steps), tokenizer)
+
+
+def learned(
+    config: ModelConfig, rows: list[torch.Tensor], masks: list[torch.Tensor], steps: int
+) -> Transformer:
+    """A network that says by heart what `masks` mark of the token ids in `rows`."""
+    network = initialize(Transformer(config), seed=0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=6e-3)
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     wanted = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)[:, 1:]
     for _ in range(steps):
@@ -136,5 +146,5 @@ def taught_model(steps: int = 200) -> Model:
         loss.backward()
         optimizer.step()
         if loss.item() < 0.01:
-            return Model(network.eval(), tokenizer)
+            return network.eval()
     raise AssertionError(f"the lessons were not learned: loss {loss.item():.3f}")

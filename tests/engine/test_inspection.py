@@ -14,8 +14,8 @@ from gristmill.engine import inspect
 from gristmill.errors import RequestError
 from gristmill.formats import Model
 from gristmill.model import ModelConfig, Transformer
-from gristmill.model.init import generator_for
 from gristmill.tokenizer import Tokenizer, train_bpe
+from tests.tiny_model import randomized
 
 TEXT = "The capital of France is"
 
@@ -33,11 +33,7 @@ def model() -> Model:
         intermediate_size=64,
         max_seq_len=64,
     )
-    network = Transformer(config)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator_for(1, name))
-            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * 0.2)
+    network = randomized(Transformer(config), seed=1, spread=0.2)
     return Model(network.eval(), tokenizer)
 
 

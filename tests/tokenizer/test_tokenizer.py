@@ -10,6 +10,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models
 
 from gristmill.errors import RequestError
 from gristmill.tokenizer import StreamDecoder, Tokenizer
@@ -177,3 +178,17 @@ def test_errors_name_what_is_wrong(tmp_path: Path, tokenizer):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({}))
     with pytest.raises(RequestError, match="has no chat template"):
         Tokenizer.load(tmp_path).chat_ids([{"role": "user", "content": "hi"}])
+
+
+def test_a_vocabulary_without_unk_loads_and_names_what_it_cannot_spell():
+    backend = tokenizers.Tokenizer(
+        models.Unigram([("a", -1.0), ("b", -1.0), ("<s>", 0.0)], None, False)
+    )
+    backend.add_special_tokens(["<s>"])
+    for _ in range(8):  # the vocabulary is listed in another order each time
+        tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(backend.to_str()), {})
+    assert tokenizer.encode("ab") == [0, 1]
+    with pytest.raises(RequestError, match="no ids for this text"):
+        tokenizer.encode("abc")
+    with pytest.raises(RequestError, match="no ids for this text"):
+        tokenizer.encode_batch(["ab", "abc"])

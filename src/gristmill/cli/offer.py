@@ -57,6 +57,7 @@ def load(
         )
     for offer in offers:
         resolve(offer.path)
+    drafter = draft_of(draft)  # once: a draft model is loaded by it
     served = []
     for number, offer in enumerate(offers):
         wanted = (
@@ -68,7 +69,7 @@ def load(
             Model.load(offer.path),
             cache_dtype=cache_dtype,
             max_rows=max_rows,
-            draft=draft_of(draft),
+            draft=drafter,
         )
         err.print(f"{offer.name}: {engine.describe()}", style="dim", markup=False, soft_wrap=True)
         examples = example_questions(offer.path)

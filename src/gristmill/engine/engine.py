@@ -117,15 +117,19 @@ class Engine(LM):
         """How many tokens the key-value cache holds."""
         return self._blocks * self.block_size
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the key-value cache takes when it is full."""
+        block = type(self.runner).block_bytes(self.model.network, self.block_size, self.cache_dtype)
+        return self._blocks * block
+
     def describe(self) -> str:
         """A line for people: what computes, and how large the cache is."""
-        block = type(self.runner).block_bytes(self.model.network, self.block_size, self.cache_dtype)
-        size = self._blocks * block
         exact = "answers do not depend on load" if self.runner.exact else "equal within rounding"
         return (
             f"engine: {self.runner.name} runner ({exact}), {self.cache_dtype} key-value cache for "
-            f"{self.cache_tokens:,} tokens in blocks of {self.block_size} (at most {size / 2**30:.2f} GiB), up to "
-            f"{self._max_rows} requests at once, context {self.context:,}"
+            f"{self.cache_tokens:,} tokens in blocks of {self.block_size} (at most "
+            f"{self.cache_bytes / 2**30:.2f} GiB), up to {self._max_rows} requests at once, context {self.context:,}"
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.lm import ContextOverflow
 from gristmill.serve.worker import Cancelled, Unavailable
+
+log = logging.getLogger("gristmill.serve")
 
 FAILED = "the server failed; see its log"
 CLIENT_GONE = 499  # nobody reads it; nginx's "client closed request"
@@ -55,6 +58,15 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(500, str(error), "server_error")
         case _:
             return ApiError(500, FAILED, "server_error")
+
+
+def broken_off(error: Exception) -> ApiError:
+    """`as_api_error`, for a stream whose status is out already: only the stream can say it, and the log where it is
+    the server's own fault."""
+    told = as_api_error(error)
+    if told.status == 500:
+        log.error("an answer broke off", exc_info=error)
+    return told
 
 
 def openai_body(error: ApiError) -> dict[str, Any]:

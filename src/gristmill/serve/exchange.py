@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 from gristmill.errors import RequestError
@@ -23,7 +20,7 @@ from gristmill.serve.parsing import (
     Text,
     Tool,
 )
-from gristmill.serve.running import Running
+from gristmill.serve.running import Running, off_the_loop
 from gristmill.serve.ticket import Ticket
 from gristmill.serve.worker import Step
 
@@ -88,8 +85,7 @@ class Exchange:
     async def start(self) -> None:
         """Begin, and wait until the request is accepted. Raises what engine, template or index refuse."""
         form = self.ask.params.grammar is not None or bool(self.ask.tools)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(_compilers() if form else None, self._start)
+        await off_the_loop(self._start, compiles=form)
 
     def cancel(self) -> None:
         self._running.cancel()
@@ -189,12 +185,6 @@ class Exchange:
         reason = "tool_calls" if called else completion.finish_reason
         end = End(reason, message, completion, answer.reasoning_tokens, citations, found)
         return Piece(number, events, logprobs, end)
-
-
-@cache
-def _compilers() -> ThreadPoolExecutor:
-    """Grammars have threads of their own: a few that take minutes to compile must not stop whoever asks for none."""
-    return ThreadPoolExecutor(2, "gristmill-grammars")
 
 
 class _Answer:

@@ -27,7 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gristmill.errors import GristmillError, needing
 from gristmill.serve.auth import key_of
 from gristmill.serve.errors import ApiError, FieldError, anthropic_body, as_api_error, openai_body
-from gristmill.serve.http import error_response, on_error
+from gristmill.serve.http import error_response, on_error, until_gone
 from gristmill.serve.keys import Key
 from gristmill.serve.limits import Allowance
 from gristmill.serve.middleware import Operations
@@ -158,14 +158,7 @@ class _Forward:
             return
         prefix = await _prefix(scope, body)
         answering = asyncio.ensure_future(self._answer(scope, body, prefix, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-        finally:
-            answering.cancel()
-            gone.cancel()
+        await until_gone(receive, answering)
 
     async def _answer(
         self, scope: Scope, body: bytes, prefix: tuple[bytes, ...], send: Send
@@ -182,7 +175,7 @@ class _Forward:
                 async for batch in self._them.answer(call):
                     for message in batch:
                         if message["type"] == CHARGED:
-                            _charge(allowance, message["tokens"])
+                            allowance.admitted(message["tokens"])
                         elif message["type"] == SETTLED:
                             allowance.settle(message["tokens"])
                         elif message["type"] == RECORD:
@@ -214,25 +207,10 @@ def _call(
     prefix: tuple[bytes, ...] = (),
     allowance: Allowance | None = None,
 ) -> Call:
-    used = 0.0
-    if allowance is not None and allowance.key and (limit := allowance.key.tokens_per_minute):
-        with allowance.limits.lock:
-            bucket = allowance.limits.account(allowance.key).tokens
-            used = limit - bucket.left(limit, allowance.limits.clock())
+    used = 0.0 if allowance is None else allowance.tokens_used()
     picked = {name: scope[name] for name in _SCOPE if name in scope}
     picked["state"] = {"request_id": scope["state"]["request_id"]}
     return Call(picked, body, prefix, key_of(scope), used)
-
-
-def _charge(allowance: Allowance, tokens: int) -> None:
-    """What a replica has admitted."""
-    key = allowance.key
-    if key is not None and key.tokens_per_minute is not None:
-        with allowance.limits.lock:
-            bucket = allowance.limits.account(key).tokens
-            bucket.left(key.tokens_per_minute, allowance.limits.clock())
-            bucket.used += tokens
-        allowance.charged += tokens
 
 
 async def _prefix(scope: Scope, body: bytes) -> tuple[bytes, ...]:
@@ -268,11 +246,6 @@ async def _whole(receive: Receive) -> bytes | None:
         body += message.get("body", b"")
         if not message.get("more_body"):
             return bytes(body)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _never() -> Message:

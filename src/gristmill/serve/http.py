@@ -194,16 +194,11 @@ class EventStream(Response):
         # What stands before the routes looks at the head and the last piece alone; the others pass it by.
         straight = scope.get("state", {}).get("send", send)
         writing = asyncio.ensure_future(self._write(send, straight))
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
             with abortable(scope, self._running):
-                await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
+                await until_gone(receive, writing)
         finally:
             self._running.cancel()  # of no effect when it has ended
-            writing.cancel()
-            gone.cancel()
 
     async def _write(self, send: Send, straight: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -215,17 +210,28 @@ class EventStream(Response):
 async def unless_gone(request: Request, running: Cancellable, work: Coroutine[Any, Any, R]) -> R:
     """The result of `work`; when the client leaves first, the answer is cancelled. Raises ApiError then."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
     try:
         with abortable(request.scope, running):
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ApiError(CLIENT_GONE, "the client left")
+            ended = await until_gone(request.receive, task)
     finally:
         if not task.done():
             running.cancel()
-            task.cancel()
+    if not ended:
+        raise ApiError(CLIENT_GONE, "the client left")
+    return task.result()
+
+
+async def until_gone(receive: Receive, work: asyncio.Future[Any]) -> bool:
+    """Wait for `work`, or for its client to leave: then it is cancelled. Whether it ended; raises what it raised."""
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+            return True
+        return False
+    finally:
+        work.cancel()
         gone.cancel()
 
 

@@ -121,6 +121,24 @@ class Allowance:
             bucket.used += tokens
             self.charged += tokens
 
+    def tokens_used(self) -> float:
+        """Of the key's minute; 0 where it has no such limit."""
+        if self.key is None or self.key.tokens_per_minute is None:
+            return 0.0
+        limit = self.key.tokens_per_minute
+        with self.limits.lock:
+            return limit - self.limits.account(self.key).tokens.left(limit, self.limits.clock())
+
+    def admitted(self, tokens: int) -> None:
+        """Charge what was admitted elsewhere, by `tokens_used`."""
+        if self.key is None or self.key.tokens_per_minute is None:
+            return
+        with self.limits.lock:
+            bucket = self.limits.account(self.key).tokens
+            bucket.left(self.key.tokens_per_minute, self.limits.clock())
+            bucket.used += tokens
+            self.charged += tokens
+
     def settle(self, actual: int) -> None:
         """Give back what was charged beyond what the request came to. Once; later calls do nothing."""
         if self.settled:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 from gristmill.engine import Generation
 from gristmill.errors import RequestError
@@ -15,9 +16,18 @@ from gristmill.serve.models import Served
 from gristmill.serve.ticket import Ticket
 from gristmill.serve.worker import Step, Unavailable
 
-PATIENCE = (
-    10.0  # seconds without news after which a reader is told that the answer is still under way
-)
+PATIENCE = 10.0  # seconds without news, after which a reader is told that the answer is under way
+
+
+async def off_the_loop(work: Callable[[], None], compiles: bool) -> None:
+    """Run it on a thread. compiles: it may compile a grammar."""
+    await asyncio.get_running_loop().run_in_executor(_compilers() if compiles else None, work)
+
+
+@cache
+def _compilers() -> ThreadPoolExecutor:
+    """Grammars have threads of their own: a few that take minutes to compile must not stop whoever asks for none."""
+    return ThreadPoolExecutor(2, "gristmill-grammars")
 
 
 class Inbox:
@@ -58,9 +68,7 @@ class Running:
         self._inbox = Inbox()
         self._left = 0
         self._cancelled = False
-        self._lock = (
-            threading.Lock()
-        )  # of beginning and cancelling, which two threads may do at once
+        self._lock = threading.Lock()  # two threads may begin and cancel at once
 
     def begin(
         self,

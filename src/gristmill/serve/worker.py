@@ -65,8 +65,7 @@ class Worker:
     def __init__(
         self, engine: Engine, post: Post = lambda call: call(), watch: Watch | None = None
     ) -> None:
-        self.engine, self.post, metrics = engine, post, Metrics()
-        self.watch = watch or Watch(lambda name: metrics.model(name or ""), lambda: engine.stats)
+        self.engine, self.post, self.watch = engine, post, watch or _for_nobody(engine)
         self._inbox: queue.SimpleQueue[list[tuple[Generation, Deliver]]] = queue.SimpleQueue()
         self._listeners: dict[Generation, _Listener] = {}
         self._under_way = 0
@@ -181,6 +180,11 @@ class Worker:
     def _end_all(self, error: Exception) -> None:
         listeners, self._listeners = self._listeners, {}
         self._send([(each.deliver, error) for each in listeners.values()], len(listeners))
+
+
+def _for_nobody(engine: Engine) -> Watch:
+    metrics = Metrics()
+    return Watch(lambda name: metrics.model(name or ""), lambda: engine.stats)
 
 
 def _deliver(news: list[tuple[Deliver, Step | Exception]]) -> None:

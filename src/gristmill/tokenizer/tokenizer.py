@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing is added, and no text becomes a control token.
 
-        Raises RequestError, naming the place, for a lone surrogate: no vocabulary has it.
+        Raises RequestError for a lone surrogate, naming the place, and for what the vocabulary cannot spell.
         """
         if len(text) > _LONG:  # a batch lets other threads run meanwhile
             return self.encode_batch([text])[0]
-        return self.plain.encode(check_unicode(text), add_special_tokens=False).ids
+        text = check_unicode(text)
+        with _spelling():
+            return self.plain.encode(text, add_special_tokens=False).ids
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of a text as its model's owner would feed it: with BOS (or EOS) where the family has it so.
@@ -114,9 +117,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, in parallel. For megabytes of text use `BulkEncoder`."""
-        encoded = self.plain.encode_batch_fast(
-            [check_unicode(text) for text in texts], add_special_tokens=False
-        )
+        texts = [check_unicode(text) for text in texts]
+        with _spelling():
+            encoded = self.plain.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -207,7 +210,8 @@ class Tokenizer:
                 ids.append(self._control[piece.text])
                 mask.append(bool(piece.generated))
                 continue
-            encoding = self.plain.encode(piece.text, add_special_tokens=False)
+            with _spelling():
+                encoding = self.plain.encode(piece.text, add_special_tokens=False)
             inside = [False] * len(encoding.ids)
             for start, end in piece.generated:
                 first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
@@ -260,14 +264,29 @@ class Tokenizer:
         except ValueError as error:
             raise RequestError(f"cannot put {known} around a text: {error}") from error
 
+    def _spells(self, token: str) -> bool:
+        try:
+            return bool(self.encode(token))
+        except RequestError:  # pieces such as "<s>" need not be spelled by others
+            return False
+
     def _around(self) -> tuple[list[int], list[int]]:
         """The ids that the post-processor puts before and after a text."""
-        text = next((token for token in self.plain.get_vocab() if self.encode(token)), "")
+        text = next(filter(self._spells, self.plain.get_vocab()), "")
         encoding = self.backend.post_process(self.plain.encode(text, add_special_tokens=False))
         inside = [at for at, flag in enumerate(encoding.special_tokens_mask) if not flag]
         if not inside:  # a vocabulary that no text has ids in
             return encoding.ids, []
         return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
+
+
+@contextmanager
+def _spelling() -> Iterator[None]:
+    """`tokenizers` raises a bare Exception where a text has no ids, as in a Unigram vocabulary without `<unk>`."""
+    try:
+        yield
+    except Exception as error:
+        raise RequestError(f"the tokenizer has no ids for this text: {error}") from error
 
 
 def _token_text(value: Any) -> str | None:

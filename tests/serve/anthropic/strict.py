@@ -7,13 +7,15 @@ import math
 from typing import Any
 
 from anthropic.types import Message, RawMessageStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
+
+from tests.declared import declared
 
 _MESSAGE, _EVENT = TypeAdapter(Message), TypeAdapter(RawMessageStreamEvent)
 
 
 def message(document: dict[str, Any]) -> Message:
-    return _known(_MESSAGE.validate_python(document, strict=True))
+    return declared(_MESSAGE.validate_python(document, strict=True))
 
 
 def events(stream: str) -> list[dict[str, Any]]:
@@ -25,7 +27,7 @@ def events(stream: str) -> list[dict[str, Any]]:
         document = json.loads(data.removeprefix("data: "))
         assert name == f"event: {document['type']}"
         if document["type"] != "ping":
-            _known(_EVENT.validate_python(document, strict=True))
+            declared(_EVENT.validate_python(document, strict=True))
             found.append(document)
     return found
 
@@ -68,14 +70,3 @@ def without_ids(document: Any) -> Any:
         return None if infinite else document
     differing = {"id", "input_tokens", "cache_read_input_tokens"}
     return {name: without_ids(v) for name, v in document.items() if name not in differing}
-
-
-def _known(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        assert not value.model_extra, f"{type(value).__name__} has no {set(value.model_extra)}"
-        for name in type(value).model_fields:
-            _known(getattr(value, name))
-    elif isinstance(value, list):
-        for each in value:
-            _known(each)
-    return value

@@ -8,6 +8,8 @@ from openai import BaseModel
 from openai.lib.streaming.chat import ChatCompletionStreamManager
 from openai.types.chat import ParsedChatCompletion
 
+from tests.declared import declared
+
 T = TypeVar("T", bound=BaseModel)
 
 # Ours and vLLM's, beside what the SDK declares.
@@ -19,7 +21,7 @@ def checked(got: T) -> T:
     # What helpers parse out of an answer is the SDK's own and never on the wire.
     sent = _without(got.to_dict(mode="python", warnings=False), {"parsed", "parsed_arguments"})
     known = type(got).model_validate(sent, strict=True)
-    _declared(known)
+    declared(known, OURS)
     return got
 
 
@@ -30,17 +32,6 @@ def accumulated(manager: ChatCompletionStreamManager[Any]) -> ParsedChatCompleti
             if event.type == "chunk":
                 checked(event.chunk)
         return stream.current_completion_snapshot
-
-
-def _declared(value: object) -> None:
-    if isinstance(value, BaseModel):
-        extra = set(value.model_extra or ()) - OURS
-        assert not extra, f"{type(value).__name__} has no {extra}"
-        for name in type(value).model_fields:
-            _declared(getattr(value, name))
-    elif isinstance(value, list):
-        for each in value:
-            _declared(each)
 
 
 def _without(value: object, names: set[str]) -> object:

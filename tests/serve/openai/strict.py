@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
+
+from tests.declared import declared
 
 # OpenAI's own server tells store; the bytes of a token are true where its text cannot be.
 OURS = {"seed", "store", "bytes"}
@@ -14,28 +16,15 @@ _EVENT = TypeAdapter(ResponseStreamEvent)
 
 
 def response(document: dict[str, Any]) -> Response:
-    return _known(_RESPONSE.validate_python(document, strict=True))
+    return declared(_RESPONSE.validate_python(document, strict=True), OURS)
 
 
 def items(document: dict[str, Any]) -> ResponseItemList:
-    return _known(_ITEMS.validate_python(document, strict=True))
+    return declared(_ITEMS.validate_python(document, strict=True), OURS)
 
 
 def event(document: dict[str, Any]) -> Any:
-    return _known(_EVENT.validate_python(document, strict=True))
-
-
-def _known(value: Any) -> Any:
-    """With no field, at any depth, that is not declared."""
-    if isinstance(value, BaseModel):
-        extra = set(value.model_extra or ()) - OURS
-        assert not extra, f"{type(value).__name__} has no {extra}"
-        for name in type(value).model_fields:
-            _known(getattr(value, name))
-    elif isinstance(value, list):
-        for each in value:
-            _known(each)
-    return value
+    return declared(_EVENT.validate_python(document, strict=True), OURS)
 
 
 def without_ids(document: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from gristmill.formats import Model
-from gristmill.model import ModelConfig, Transformer, initialize
+from gristmill.model import ModelConfig
 from gristmill.tokenizer import train_bpe
+from tests.tiny_model import learned
 
 TEMPLATE = """\
 {%- if tools %}<|im_start|>tools
@@ -110,8 +111,6 @@ def thinking_model(steps: int = 300) -> Model:
         intermediate_size=128,
         max_seq_len=1024,
     )
-    network = initialize(Transformer(config), seed=0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=6e-3)
     rows, masks = [], []
     for messages, tools in _LESSONS:
         ids, mask = tokenizer.chat_ids_with_mask(messages, tools=tools)
@@ -119,18 +118,7 @@ def thinking_model(steps: int = 300) -> Model:
         # What the user and the tool say is between the same marks.
         turns = [message["role"] == "assistant" for message in messages]
         masks.append(_only(torch.tensor(mask), turns))
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    wanted = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)[:, 1:]
-    for _ in range(steps):
-        hidden = network.hidden(tokens[:, :-1])[wanted]
-        logits = torch.nn.functional.linear(hidden, network.head.weight)
-        loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][wanted])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if loss.item() < 0.01:
-            return Model(network.eval(), tokenizer)
-    raise AssertionError(f"the lessons were not learned: loss {loss.item():.3f}")
+    return Model(learned(config, rows, masks, steps), tokenizer)
 
 
 def _only(mask: torch.Tensor, turns: list[bool]) -> torch.Tensor:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-import torch
 from tokenizers import AddedToken
 
 from gristmill.engine import Engine
 from gristmill.formats import Model
 from gristmill.model import ModelConfig, Transformer
-from gristmill.model.init import generator_for
 from gristmill.serve.parsing import Event, Format, Message, Parser, Tool, detect
 from gristmill.tokenizer import Tokenizer, train_bpe
+from tests.tiny_model import randomized
 
 Call = tuple[str, str]  # a name, and arguments as JSON
 
@@ -153,11 +152,7 @@ def _engine(marks: str, special: bool) -> Engine:
         intermediate_size=64,
         max_seq_len=320,
     )
-    network = Transformer(config)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator_for(0, name))
-            parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * 0.25)
+    network = randomized(Transformer(config), seed=0)
     return Engine(Model(network, _tokenizer(marks, special)))
 
 

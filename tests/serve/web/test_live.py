@@ -11,7 +11,7 @@ from gristmill.kernels import Codes, QuantizedLinear, replace_int8
 from gristmill.model import Linear
 from gristmill.retrieval import Index
 from gristmill.serve.models import Served
-from gristmill.serve.web.live import cache_bytes, quantization
+from gristmill.serve.web.live import quantization
 from tests.serve.web.conftest import State, client_of
 from tests.tiny_model import FACTS, random_model
 
@@ -60,7 +60,7 @@ def test_what_is_loaded(engine, store):
         "parameters": sum(weights.values()) // 4,
         "quantization": None,
         "weights_bytes": sum((weights | buffers).values()),
-        "cache_bytes": cache_bytes(engine),
+        "cache_bytes": engine.cache_bytes,
         "cache_tokens": 1024,
         "context": 192,
         "engine": engine.describe(),
@@ -74,7 +74,7 @@ def test_the_caches_bytes_are_those_of_its_tensors(dtype):
         random_model(), cache_tokens=512, block_size=64, cache_dtype=dtype, runner="torch"
     )
     cache = engine.runner._cache  # type: ignore[attr-defined]
-    assert cache_bytes(engine) == sum(t.nbytes for t in (*cache.keys, *cache.values))
+    assert engine.cache_bytes == sum(t.nbytes for t in (*cache.keys, *cache.values))
 
 
 def test_how_weights_are_held_is_told_by_layer():

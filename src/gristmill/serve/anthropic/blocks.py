@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from gristmill.serve.errors import FieldError
 from gristmill.serve.flags import No
 from gristmill.serve.openai.messages import MAX_MESSAGES
+from gristmill.serve.openai.shapes import dumps
 
 Told = dict[str, Any]
 
@@ -67,7 +67,7 @@ class ToolUseBlock(Sent):
     cache_control: CacheControl | None = None
 
     def call(self) -> Told:
-        arguments = json.dumps(self.input, ensure_ascii=False)
+        arguments = dumps(self.input)
         return {
             "id": self.id,
             "type": "function",

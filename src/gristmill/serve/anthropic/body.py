@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +17,7 @@ from gristmill.serve.http import Body
 from gristmill.serve.models import Served
 from gristmill.serve.openai.messages import checked_tools
 from gristmill.serve.openai.sampling import MAX_STOPS, Part, Word
+from gristmill.serve.openai.shapes import dumps
 from gristmill.serve.parsing import Choice, Named, Tool
 
 MAX_TOOLS = 512
@@ -53,7 +53,7 @@ class CustomTool(Sent):
     def tool(self) -> Tool:
         parts = [self.description or ""]
         if self.input_examples:
-            parts += ["Examples of its input:", *map(_json, self.input_examples)]
+            parts += ["Examples of its input:", *map(dumps, self.input_examples)]
         schema = self.input_schema.model_dump()
         return Tool(self.name, "\n".join(filter(None, parts)), schema, bool(self.strict))
 
@@ -215,7 +215,3 @@ class MessagesRequest(CountTokensRequest):
             variables=self.variables(served),
             continued=self.continued,
         )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

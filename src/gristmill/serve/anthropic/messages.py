@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,14 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.serve.anthropic.body import CountTokensRequest, MessagesRequest
 from gristmill.serve.anthropic.events import PING, STOP, Content, event, usage
-from gristmill.serve.errors import anthropic_body, as_api_error
+from gristmill.serve.errors import anthropic_body, broken_off
 from gristmill.serve.exchange import End, Exchange
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.openai.shapes import dumps
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
-
-log = logging.getLogger("gristmill.serve")
 
 
 async def messages(server: Server, request: Request) -> Response:
@@ -77,11 +74,9 @@ async def _events(exchange: Exchange) -> AsyncIterator[bytes]:
                 out.append(PING)
             if out:
                 yield b"".join(out)
-    except Exception as error:  # the status is out already: say it in the stream
-        told = as_api_error(error)
-        if told.status == 500:
-            log.exception("an answer broke off")
-        yield event("error", dumps({"error": anthropic_body(told)["error"]})[1:-1])
+    except Exception as error:
+        told = anthropic_body(broken_off(error))["error"]
+        yield event("error", dumps({"error": told})[1:-1])
 
 
 def _start(exchange: Exchange) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gristmill.retrieval import Searchable
-from gristmill.serve.errors import FieldError, as_api_error, openai_body
+from gristmill.serve.errors import FieldError, broken_off, openai_body
 from gristmill.serve.exchange import Ask, End, Exchange, Piece
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.models import Served
@@ -29,8 +28,6 @@ from gristmill.serve.openai.shapes import (
 from gristmill.serve.parsing import Event, Reasoning, Text, ToolArguments, ToolStart
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
-
-log = logging.getLogger("gristmill.serve")
 
 
 class Retrieval(Part):
@@ -226,11 +223,8 @@ async def _events(
             if out:
                 yield b"".join(out)
         yield (stream.usage(usage_of(ends)) if include_usage else b"") + DONE
-    except Exception as error:  # the status is out already: say it in the stream
-        told = as_api_error(error)
-        if told.status == 500:
-            log.exception("an answer broke off")
-        yield event(openai_body(told))
+    except Exception as error:
+        yield event(openai_body(broken_off(error)))
 
 
 def _piece(stream: Any, piece: Piece, logprobs: dict[str, Any] | None) -> list[bytes]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -15,11 +14,11 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.engine import best_of
 from gristmill.lm import Completion, Request, TokenLogprob
-from gristmill.serve.errors import FieldError, as_api_error, openai_body
+from gristmill.serve.errors import FieldError, broken_off, openai_body
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.openai.sampling import MAX_ANSWERS, MAX_TOP_LOGPROBS, Sampling
 from gristmill.serve.openai.shapes import DONE, LEAST, PING, Identity, dumps, event, total
-from gristmill.serve.running import Running
+from gristmill.serve.running import Running, off_the_loop
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
 from gristmill.serve.worker import Step
@@ -28,12 +27,17 @@ from gristmill.tokenizer import Tokenizer
 MAX_PROMPTS = 256
 DEFAULT_TOKENS = 16  # OpenAI's
 
-log = logging.getLogger("gristmill.serve")
-
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Prompt = (
     str | TokenIds | Annotated[list[str | TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
 )
+
+
+def texts_of(given: str | list[int] | list[str | list[int]]) -> list[str | list[int]]:
+    """One text, or several; each a string or its ids."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [given]  # type: ignore[list-item] - a list of ids
+    return list(given)  # type: ignore[arg-type] - of strings and lists
 
 
 class CompletionRequest(Sampling):
@@ -47,10 +51,7 @@ class CompletionRequest(Sampling):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        given = self.prompt
-        if isinstance(given, str) or isinstance(given[0], int):
-            return [given]  # type: ignore[list-item] - a list of ids
-        return list(given)  # type: ignore[arg-type] - of strings and lists
+        return texts_of(self.prompt)
 
     @property
     def limit(self) -> int:
@@ -89,16 +90,19 @@ async def completions(server: Server, request: HTTPRequest) -> Response:
     identity = Identity("text_completion", "cmpl", served.name, seed)
     answers = _Answers(running, body)
 
+    async def begin() -> None:
+        work = partial(running.begin, requests, limited_by, body.form_field)
+        await off_the_loop(work, compiles=requests[0].params.grammar is not None)
+
     async def whole() -> Response:
-        await asyncio.to_thread(running.begin, requests, limited_by, body.form_field)
+        await begin()
         async for steps in running.steps():
             answers.take(steps)
         return JSONResponse(identity.fields() | answers.whole())
 
     headers = warnings(body)
     if body.stream:
-        begun = asyncio.to_thread(running.begin, requests, limited_by, body.form_field)
-        await unless_gone(request, running, begun)
+        await unless_gone(request, running, begin())
         return EventStream(running, _events(answers, identity), headers)
     answer = await unless_gone(request, running, whole())
     answer.headers.update(headers)
@@ -247,8 +251,5 @@ async def _events(answers: _Answers, identity: Identity) -> AsyncIterator[bytes]
             if out:
                 yield b"".join(out)
         yield (stream.usage(answers.usage()) if body.include_usage else b"") + DONE
-    except Exception as error:  # the status is out already: say it in the stream
-        told = as_api_error(error)
-        if told.status == 500:
-            log.exception("an answer broke off")
-        yield event(openai_body(told))
+    except Exception as error:
+        yield event(openai_body(broken_off(error)))

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.serve.errors import FieldError
 from gristmill.serve.http import Body, read, warnings
-from gristmill.serve.openai.completions import TokenIds
+from gristmill.serve.openai.completions import TokenIds, texts_of
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
 
@@ -34,10 +34,7 @@ class EmbeddingRequest(Body):
 
     @property
     def inputs(self) -> list[str | list[int]]:
-        given = self.input
-        if isinstance(given, str) or isinstance(given[0], int):
-            return [given]  # type: ignore[list-item] - a list of ids
-        return list(given)  # type: ignore[arg-type] - of strings and lists
+        return texts_of(self.input)
 
 
 async def embeddings(server: Server, request: Request) -> Response:

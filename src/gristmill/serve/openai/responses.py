@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.errors import WorkError
 from gristmill.lm import ContextOverflow
-from gristmill.serve.errors import FieldError, as_api_error
+from gristmill.serve.errors import FieldError, broken_off
 from gristmill.serve.exchange import End, Exchange
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.openai.response_archive import NO_STORE, Archive, Background
@@ -76,9 +76,7 @@ class Making:
 
     async def failed(self, error: Exception) -> list[Fields]:
         """The last events, after what went wrong."""
-        told = as_api_error(error)
-        if told.status == 500:
-            log.error("an answer broke off", exc_info=error)
+        told = broken_off(error)
         events = self._output.close("incomplete")
         try:
             await self._end(status="failed", error={"code": "server_error", "message": str(told)})

@@ -46,7 +46,7 @@ class Identity:
         }
 
     def stream(self, kind: str, include_usage: bool) -> Stream:
-        return Stream(json.dumps(self.fields(kind), ensure_ascii=False)[:-1], include_usage)
+        return Stream(dumps(self.fields(kind))[:-1], include_usage)
 
 
 class Stream:

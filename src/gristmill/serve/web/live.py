@@ -12,15 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gristmill
-from gristmill.engine import Engine
 from gristmill.formats.families import family_of
 from gristmill.formats.quantized import quantized_layers
 from gristmill.kernels import CodedMatrix
 from gristmill.model import ModelConfig, Transformer
 from gristmill.serve.models import Served
 from gristmill.serve.web.origin import State, answer, route
-
-_BLOCK = 16  # tokens; a cache's bytes grow evenly with its blocks
 
 
 def routes(state: State) -> list[Route]:
@@ -75,7 +72,7 @@ def _loaded(model: Served) -> dict[str, Any]:
         "parameters": num_parameters(network.config),
         "quantization": quantization(network),
         "weights_bytes": weights_bytes(network),
-        "cache_bytes": cache_bytes(engine),
+        "cache_bytes": engine.cache_bytes,
         "cache_tokens": engine.cache_tokens,
         "context": engine.context,
         "engine": engine.describe(),
@@ -92,11 +89,6 @@ def weights_bytes(network: Transformer) -> int:
     """Of all tensors of the network; shared ones count once."""
     tensors = (*network.parameters(), *network.buffers())
     return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
-
-
-def cache_bytes(engine: Engine) -> int:
-    block = type(engine.runner).block_bytes(engine.model.network, _BLOCK, engine.cache_dtype)
-    return block * engine.cache_tokens // _BLOCK
 
 
 def quantization(network: Transformer) -> str | None:
