@@ -11,25 +11,14 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from gristmill.data.decode import decode
 from gristmill.data.html import html_text
-from gristmill.data.sources import Item
+from gristmill.data.sources import Item, Raw
 
 MAX_FILE_BYTES = 8_000_000  # a larger "text" file is a log, a dump or data; books end near 4 MB
 TEXT_FIELDS = ("text", "content", "body")
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """One text as read, or the reason why there is none. `source` is the item's, with the row for JSONL."""
-
-    source: str
-    text: str = ""
-    reason: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
 
 
 def read(item: Item) -> Iterator[Raw]:

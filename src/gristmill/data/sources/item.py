@@ -38,6 +38,28 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """One text as read, or the reason why there is none.
+
+    source: what a person reads and a citation shows: the item's, with the record inside it.
+    html: an undecoded page, to be extracted later; `charset` is what its HTTP header said.
+    url, date, license, kind, title: of the document, where they differ from the file's.
+    """
+
+    source: str
+    text: str = ""
+    reason: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+    html: bytes | None = None
+    charset: str = ""
+    url: str = ""
+    date: str = ""
+    license: str = ""
+    kind: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A mixture group: its name, the bytes it offers, and its items in reading order."""
 
