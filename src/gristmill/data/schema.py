@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gristmill.data.sources import Item, Raw
 from gristmill.errors import RequestError, missing_extra
 
 TEXT_COLUMNS = (
@@ -27,6 +29,7 @@ TEXT_COLUMNS = (
 )
 FILES = ("train", "heldout", "dropped")
 KINDS = ("python", "markdown", "html", "text", "code", "pydoc", "jsonl")
+KINDS += ("web", "wiki", "book", "paper", "qa", "chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,63 @@ def arrow() -> Any:
 def arrow_schema() -> Any:
     pyarrow = arrow()
     return pyarrow.schema([(name, pyarrow.string()) for name in TEXT_COLUMNS])
+
+
+_LONE = re.compile("[\ud800-\udfff]")  # surrogates, which Arrow's strings cannot hold
+
+
+def raw_schema() -> Any:
+    """What readers give to curation."""
+    pyarrow = arrow()
+    names = ("source", "url", "license", "date", "kind", "group", "package", "title")
+    texts = [(name, pyarrow.string()) for name in (*names, "text", "charset", "reason", "detail")]
+    return pyarrow.schema([*texts, ("html", pyarrow.binary()), ("bytes", pyarrow.int64())])
+
+
+def raw_batch(rows: Sequence[tuple[Item, Raw]]) -> Any:
+    """A record batch of `raw_schema` of what was read, each document with its file's labels where it has none."""
+    columns = [
+        {
+            "source": raw.source,
+            "url": raw.url or item.url,
+            "license": raw.license or item.license,
+            "date": raw.date or item.date,
+            "kind": raw.kind or item.kind,
+            "group": item.group,
+            "package": item.package,
+            "title": raw.title,
+            "text": _LONE.sub("\ufffd", raw.text),
+            "charset": raw.charset,
+            "reason": raw.reason,
+            "detail": json.dumps(raw.detail, default=str),
+            "html": raw.html,
+            "bytes": item.size,
+        }
+        for item, raw in rows
+    ]
+    return arrow().RecordBatch.from_pylist(columns, schema=raw_schema())
+
+
+def part_schema() -> Any:
+    """A document in a part file: its columns but the split, and what the global stages compare.
+
+    size: bytes of `text`. unit: what is held out as one (see split.py). quality: of two copies the higher stays.
+    exact, url_key: 16 bytes that are equal for equal texts and pages. signature: MinHash, uint32 values.
+    shingles: sorted unique hashes of word n-grams. The last four are empty for a dropped document.
+    """
+    pyarrow = arrow()
+    names = [name for name in TEXT_COLUMNS if name != "split"]
+    compared = [
+        ("size", pyarrow.int64()),
+        ("unit", pyarrow.string()),
+        ("language", pyarrow.string()),
+        ("quality", pyarrow.float32()),
+        ("exact", pyarrow.binary()),
+        ("url_key", pyarrow.binary()),
+        ("signature", pyarrow.binary()),
+        ("shingles", pyarrow.list_(pyarrow.uint64())),
+    ]
+    return pyarrow.schema([*((name, pyarrow.string()) for name in names), *compared])
 
 
 def documents(directory: Path | str, part: str = "train") -> Iterator[Document]:

@@ -1,0 +1,49 @@
+"""Equal documents, by a 128-bit hash of their normalized text, and pages that were crawled twice, by their URL."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gristmill.data.decisions import Labels
+
+_KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
+
+
+def drop_exact(labels: Labels) -> None:
+    """Of equal texts the one of highest quality stays, of those the first in reading order."""
+    documents, keys = _keys(labels, "exact")
+    order = np.lexsort((documents, -labels.quality[documents], keys["low"], keys["high"]))
+    _drop_repeats(labels, documents[order], keys[order], "duplicate", 1.0)
+
+
+def drop_same_url(labels: Labels) -> None:
+    """Of pages of one URL the one of highest quality stays, of those the last in reading order: the newest crawl."""
+    documents, keys = _keys(labels, "url_key")
+    order = np.lexsort((-documents, -labels.quality[documents], keys["low"], keys["high"]))
+    _drop_repeats(labels, documents[order], keys[order], "duplicate_url", np.nan)
+
+
+def _keys(labels: Labels, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """(documents still kept that have a key, their keys)."""
+    documents, keys = [np.empty(0, np.int64)], [np.empty(0, _KEY)]
+    for start, table in labels.columns(column):
+        values = table[column].to_pylist()
+        have = [at for at, value in enumerate(values) if value]
+        documents.append(np.array(have, np.int64) + start)
+        keys.append(np.frombuffer(b"".join(values[at] for at in have), _KEY))
+    found, key = np.concatenate(documents), np.concatenate(keys)
+    kept = labels.kept[found]
+    return found[kept], key[kept]
+
+
+def _drop_repeats(
+    labels: Labels, documents: np.ndarray, keys: np.ndarray, reason: str, similarity: float
+) -> None:
+    """`documents` are sorted by key, the one that stays first."""
+    if not len(documents):
+        return
+    begins = np.concatenate([[True], keys[1:] != keys[:-1]])
+    stays = documents[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+    repeats = ~begins
+    similarities = np.full(int(repeats.sum()), similarity, np.float32)
+    labels.drop_copies(documents[repeats], stays[repeats], similarities, reason, "< 1")
