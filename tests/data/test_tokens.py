@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import tokenizers
 
+from gristmill.data import tokens
 from gristmill.data.schema import Document, arrow_schema
 from gristmill.data.tokens import TokensConfig, run
 from gristmill.errors import RequestError
 from gristmill.files import hash_file, hash_path, read_json
 from gristmill.tokenizer import train_bpe
+from gristmill.train.windows import Windows
 
 TEXTS = [Path(file).read_text(encoding="utf-8") for file in (os.__file__, pa.__file__)]
 TEXTS += ["naïve 🙂\r\n", "<|endoftext|> is only text here", "x", "\x00\ufffd你好 " * 5]
@@ -28,6 +30,7 @@ GROUPS = ["stdlib", "my notes.v2", "stdlib", "topics", "my notes.v2", "topics"]
 RUN = """
 import sys
 from pathlib import Path
+from gristmill.data import tokens
 from gristmill.data.tokens import TokensConfig, run
 inputs = {"documents": Path(sys.argv[1]), "tokenizer": Path(sys.argv[2])}
 run(TokensConfig(), inputs, Path(sys.argv[3]))
@@ -122,3 +125,62 @@ def test_what_is_missing_is_named(inputs, tmp_path):
     (bare / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(RequestError, match="names neither bos_token nor eos_token"):
         run(TokensConfig(), {**inputs, "tokenizer": bare}, tmp_path / "out")
+
+
+def test_a_mixture_draws_whole_documents_and_tells_training_the_shares(inputs, tmp_path):
+    run(TokensConfig(), inputs, tmp_path / "all")
+    everything = read_json(tmp_path / "all/tokens/manifest.json")["splits"]["train"]
+    wanted = {
+        "stdlib": int(0.8 * everything["stdlib"]["tokens"]),
+        "topics": 2 * everything["topics"]["tokens"],
+    }
+    config = TokensConfig(mix=dict(wanted), budget=sum(wanted.values()), seed=3)
+    run(config, inputs, tmp_path / "mixed")
+    manifest = read_json(tmp_path / "mixed/tokens/manifest.json")
+    shares = manifest["mixture"]
+    assert sum(share["tokens"] for share in shares.values()) == config.budget
+    assert shares["my notes.v2"]["tokens"] == 0 and "my notes.v2" not in manifest["splits"]["train"]
+    assert {name: shares[name]["tokens"] for name in wanted} == wanted
+    assert shares["topics"]["epochs"] == 2
+    kept = read_json(tmp_path / "mixed/tokens/train.stdlib.ids.json")
+    whole = read_json(tmp_path / "all/tokens/train.stdlib.ids.json")
+    assert set(kept) < set(whole), "part of an epoch leaves whole documents out"
+    shards = {
+        name: np.load(tmp_path / name / "tokens/train.stdlib.npy") for name in ("all", "mixed")
+    }
+    offsets = np.load(tmp_path / "all/tokens/train.stdlib.offsets.npy")
+    expected = [shards["all"][offsets[i] : offsets[i + 1]] for i in map(whole.index, kept)]
+    assert shards["mixed"].tolist() == [id for document in expected for id in document]
+    windows = Windows(tmp_path / "mixed/tokens", "train", 8, {}, 0)
+    assert dict(zip(windows.groups, windows.weights, strict=True)) == {
+        name: share["tokens"] for name, share in shares.items() if share["tokens"]
+    }
+
+
+def test_a_mixture_that_cannot_be_is_refused(inputs, tmp_path):
+    with pytest.raises(RequestError, match="no source is called 'topic'"):
+        run(TokensConfig(mix={"topic": 1}), inputs, tmp_path)
+    with pytest.raises(RequestError, match="these sources give"):
+        run(TokensConfig(mix={"topics": 1}, budget=10**9), inputs, tmp_path)
+
+
+def test_a_stage_that_was_killed_encodes_no_block_again(inputs, tmp_path, monkeypatch):
+    run(TokensConfig(), inputs, tmp_path / "whole")
+    seen: list[str] = []
+
+    def broken(self, table, encoder):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append("train")
+        return encoded(self, table, encoder)
+
+    encoded = tokens._Encoding._encoded
+    monkeypatch.setattr(tokens._Encoding, "_encoded", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(TokensConfig(), inputs, tmp_path / "killed")
+    assert len(list((tmp_path / "killed/work").iterdir())) == 1
+    counted: list[int] = []
+    monkeypatch.setattr(tokens._Encoding, "_encoded", lambda *a: counted.append(1) or encoded(*a))
+    run(TokensConfig(), inputs, tmp_path / "killed")
+    assert len(counted) == 1, "train was there, heldout was not"
+    assert hash_path(tmp_path / "killed/tokens") == hash_path(tmp_path / "whole/tokens")

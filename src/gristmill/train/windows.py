@@ -17,13 +17,18 @@ class Windows:
 
     A group (a source of the corpus) is its documents end to end, cut into windows; an epoch visits each
     window once in a seeded order, and each epoch starts the cuts at another offset. Groups are mixed by
-    `weights` (group -> share of the rows; missing groups are left out; {} means by their size).
+    `weights` (group -> share of the rows; missing groups are left out; {} means by the corpus's own mixture, and
+    by their size where it has none).
     """
 
     def __init__(
         self, tokens_dir: Path, split: str, length: int, weights: Mapping[str, float], seed: int
     ) -> None:
-        groups = read_json(tokens_dir / "manifest.json")["splits"].get(split, {})
+        manifest = read_json(tokens_dir / "manifest.json")
+        groups = manifest["splits"].get(split, {})
+        if not weights and split == "train":
+            drawn = manifest.get("mixture", {})
+            weights = {name: share["tokens"] for name, share in drawn.items() if name in groups}
         sizes = {
             name: entry["tokens"] for name, entry in groups.items() if entry["tokens"] > length
         }
