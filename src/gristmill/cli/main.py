@@ -59,6 +59,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "parity",
         "Prove that every way to run a model says the same as the trainer.",
     ),
+    "trace": (
+        "trace",
+        "trace",
+        "Find where a text stands word for word in what a model was trained on.",
+    ),
     "bench": ("bench", "bench", "Measure a model's speed here, beside what the memory allows."),
     "serve": (
         "serve",
