@@ -13,6 +13,7 @@
 #include "linear.h"
 #include "program.h"
 #include "sampling.h"
+#include "text_module.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -233,4 +234,5 @@ NB_MODULE(_native, m) {
   bind_coded(m);
   bind_sampling(m);
   bind_program(m);
+  text::bind_text(m);
 }

@@ -52,10 +52,14 @@ def test_build_shows_tables_and_writes_documents(folder: Path) -> None:
     shown = invoke("build", "notes", "-o", "docs", "--workers", "1")
     assert re.search(r"notes .*5 .*5 .*3", shown), shown
     assert "too_short" in shown and "duplicate" in shown
-    assert "removed: 1 e-mail addresses, 0 secrets" in shown
+    assert "private data taken out: 1 email" in shown
     written = sorted(path.name for path in (folder / "docs" / "documents").iterdir())
-    assert written == ["dropped.parquet", "heldout.parquet", "train.parquet"]
-    assert sorted(path.name for path in (folder / "docs").iterdir()) == ["documents", "work"]
+    assert written == ["README.md", "dropped.parquet", "heldout.parquet", "train.parquet"]
+    assert sorted(path.name for path in (folder / "docs").iterdir()) == [
+        "documents",
+        "report.html",
+        "work",
+    ]
 
 
 def test_json_is_one_document_with_the_same_numbers(folder: Path) -> None:
@@ -96,12 +100,10 @@ def test_why_tells_what_decided(docs: Path) -> None:
     assert "words is 2, kept if >= 20" in dropped
     assert f"file://{docs.parent}/notes/stub.txt" in dropped
     copy = invoke("why", "docs", "sub/copy.md")
-    assert "dropped: duplicate" in copy and "notes/mill.md" in copy and "read first" in copy
+    assert "dropped: duplicate" in copy and "notes/mill.md" in copy and "which stays" in copy
     kept = invoke("why", "docs", "mill.md")
     assert re.search(r"kept, in (train|heldout), split by notes/mill.md", kept)
-    assert (
-        "1 e-mail addresses, 0 secrets" in kept and "read as utf-8" in kept and "not stated" in kept
-    )
+    assert "1 email" in kept and "read as utf-8" in kept and "not stated" in kept
 
 
 def test_why_finds_by_id_source_url_path_and_end(docs: Path) -> None:

@@ -215,6 +215,6 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
 def test_importing_the_room_costs_no_pyarrow() -> None:
     import subprocess
 
-    code = "import sys, gristmill.data; print([m for m in ('pyarrow', 'torch', 'rensa') if m in sys.modules])"
+    code = "import sys, gristmill.data; print([m for m in ('pyarrow', 'torch', 'spacy', 'ftfy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []

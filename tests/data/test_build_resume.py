@@ -16,7 +16,7 @@ import pytest
 from gristmill.data.build import BuildConfig, run
 from gristmill.files import hash_path
 
-WORDS = "mill water wheel stone grain flour river bridge sack miller winter summer".split()  # noqa: SIM905
+WORDS = "mill water wheel stone grain flour river bridge sack miller winter summer".split()
 KILLED = """
 import sys
 from pathlib import Path

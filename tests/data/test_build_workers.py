@@ -13,8 +13,8 @@ import pytest
 
 WORK = """
 import os, time
-from gristmill.data.build import _pool
-with _pool(2) as pool:
+from gristmill.data.execute import process_pool
+with process_pool(2) as pool:
     print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
     pool.submit(time.sleep, 600).result()
 """

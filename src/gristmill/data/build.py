@@ -19,20 +19,30 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from gristmill.data.card import dataset_card
 from gristmill.data.decisions import Labels, keep_within, read_labels
-from gristmill.data.duplicates import NearConfig, drop_exact, drop_near, drop_same_url
+from gristmill.data.duplicates import (
+    NearConfig,
+    cut_passages,
+    drop_contaminated,
+    drop_exact,
+    drop_near,
+    drop_same_url,
+)
 from gristmill.data.execute import executor
 from gristmill.data.folder_source import folder_group, group_name
 from gristmill.data.gather import Reading, begin, read_more, shares
+from gristmill.data.page import curation_page
 from gristmill.data.python_source import python_groups
 from gristmill.data.schema import arrow
 from gristmill.data.sources import Group, Item
 from gristmill.data.split import split
-from gristmill.data.steps import CurationConfig, curation
+from gristmill.data.steps import CurationConfig, curation, evaluation_index
 from gristmill.data.summary import summarize
+from gristmill.data.survey import survey
 from gristmill.data.write import write_documents
 from gristmill.errors import RequestError
-from gristmill.files import hash_json, lock_file
+from gristmill.files import hash_json, lock_file, write_text
 from gristmill.stage import Progress, Result, quiet
 
 
@@ -45,6 +55,7 @@ class BuildConfig(CurationConfig):
     per_package_bytes: bytes read of one installed package, so that the largest does not take over.
     heldout_fraction: share of the kept bytes that is held out, by package or file; 0 holds out nothing.
     near_duplicate: Jaccard similarity of word 5-grams from which a document is a near duplicate.
+    passages: the shortest passage, in bytes, that is cut out where it stood in an earlier document; 0: none.
     workers: processes that read; the result is the same for any number.
     executor: where they run: a pool of processes on this machine, or Ray (extra [ray]).
     """
@@ -55,6 +66,7 @@ class BuildConfig(CurationConfig):
     per_package_bytes: int = Field(1_000_000, gt=0)
     heldout_fraction: float = Field(0.05, ge=0, le=0.5)
     near_duplicate: float = Field(0.8, gt=0, le=1)
+    passages: int = Field(0, ge=0, le=1000)
     workers: int = Field(2, ge=1, le=256)
     executor: Literal["processes", "ray"] = "processes"
 
@@ -88,7 +100,22 @@ def run(
         directory = out_dir / "documents"
         write_documents(directory, labels, splits, _unread(readings, limit))
         _forget_others(work / "parts", {part.path for part in labels.parts})
+        _report(out_dir, config)
     return Result({"documents": directory}, summarize(directory))
+
+
+def _report(out_dir: Path, config: BuildConfig) -> None:
+    """The page, and the card that goes where the documents go."""
+    numbers = survey(out_dir)
+    write_text(
+        out_dir / "report.html",
+        curation_page(numbers, title=f"Curation of {out_dir.resolve().name}"),
+    )
+    settings = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"workers", "executor", "path", "sources"}
+    )
+    name = ", ".join(source["source"] for source in numbers["sources"])
+    write_text(out_dir / "documents" / "README.md", dataset_card(numbers, settings, name=name))
 
 
 def _decided(readings: Sequence[Reading], config: BuildConfig, work: Path) -> Labels:
@@ -97,6 +124,10 @@ def _decided(readings: Sequence[Reading], config: BuildConfig, work: Path) -> La
     drop_exact(labels)
     drop_same_url(labels)
     drop_near(labels, NearConfig(config.near_duplicate), work)
+    if config.decontaminate:
+        drop_contaminated(labels, evaluation_index(config))
+    if config.passages:
+        cut_passages(labels, work, config.passages)
     for reading, rows in zip(readings, _rows_of(readings), strict=True):
         reading.kept = int(labels.size[rows][labels.kept[rows]].sum())
     return labels

@@ -42,6 +42,7 @@ class Draft:
     url_key: bytes = b""
     signature: bytes = b""
     shingles: Any = ()
+    hits: list[tuple[int, int, int]] = field(default_factory=list)
 
     def drop(self, reason: str, **decided: Any) -> None:
         """`decided` says by what: signal, value, limit."""
@@ -106,4 +107,5 @@ def _row(draft: Draft) -> dict[str, Any]:
         "url_key": draft.url_key,
         "signature": draft.signature,
         "shingles": draft.shingles,
+        "hits": json.dumps(draft.hits) if draft.hits else "",
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from gristmill.data.schema import arrow
 from gristmill.data.units import Part
 
+_ROWS = 512  # read at once
 # What deduplication calls a document that is like another one.
 COPIES = ("duplicate", "near_duplicate", "duplicate_url")
 
@@ -35,11 +37,7 @@ class Names:
         """int32 numbers of a pyarrow string column."""
         encoded = column.combine_chunks().dictionary_encode()
         known = np.array([self.number(name) for name in encoded.dictionary.to_pylist()], np.int32)
-        return (
-            known[encoded.indices.to_numpy(zero_copy_only=False)]
-            if len(known)
-            else np.empty(0, np.int32)
-        )
+        return known[values(encoded.indices)] if len(known) else np.empty(0, np.int32)
 
 
 @dataclass(slots=True)
@@ -88,27 +86,52 @@ class Labels:
         self.limits[reason] = limit
 
     def columns(self, *names: str) -> Iterator[tuple[int, Any]]:
-        """(first document, table of the columns `names`) of each part."""
+        """(first document, table of the columns `names`) of runs of documents, in order."""
         for part, start in zip(self.parts, self.starts.tolist(), strict=False):
-            yield start, arrow().parquet.read_table(part.path, columns=list(names))
+            yield from batches(part.path, names, start)
+
+
+def batches(path: Path, names: Sequence[str], start: int = 0) -> Iterator[tuple[int, Any]]:
+    """(number of its first row, from `start` on, table of the columns `names`) of runs of rows of a Parquet file."""
+    pyarrow = arrow()
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS, columns=list(names), use_threads=False):
+            yield start, pyarrow.Table.from_batches([batch])
+            start += batch.num_rows
+    pyarrow.default_memory_pool().release_unused()  # else it keeps tens of megabytes
+
+
+# The two below keep from pyarrow's own way between it and NumPy, which imports pandas where it is installed: 28 MB.
+
+
+def values(column: Any) -> np.ndarray:
+    """A pyarrow column of numbers."""
+    if hasattr(column, "chunks"):
+        column = column.combine_chunks()
+    return np.from_dlpack(column) if len(column) else np.empty(0)
+
+
+def take(table: Any, rows: np.ndarray) -> Any:
+    """The given rows of a pyarrow table."""
+    pyarrow = arrow()
+    buffer = pyarrow.py_buffer(np.ascontiguousarray(rows, np.int64))
+    return table.take(pyarrow.Array.from_buffers(pyarrow.int64(), len(rows), [None, buffer]))
 
 
 def read_labels(parts: Sequence[Part]) -> Labels:
     groups, packages, reasons = Names(), Names(), Names()
     reasons.number("")  # kept
-    found: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("group", "package", "reason", "size", "quality")
-    }
+    types = {"group": "i4", "package": "i4", "reason": "i4", "size": "i8", "quality": "f4"}
+    found = {name: [np.empty(0, kind)] for name, kind in types.items()}
     for part in parts:
-        table = arrow().parquet.read_table(
-            part.path, columns=["group", "package", "drop_reason", "size", "quality"]
-        )
-        found["group"].append(groups.encode(table["group"]))
-        found["package"].append(packages.encode(table["package"]))
-        found["reason"].append(reasons.encode(table["drop_reason"]))
-        found["size"].append(table["size"].to_numpy())
-        found["quality"].append(table["quality"].to_numpy())
-    columns = {name: np.concatenate([np.empty(0), *arrays]) for name, arrays in found.items()}
+        names = ("group", "package", "drop_reason", "size", "quality")
+        for _, table in batches(part.path, names):
+            found["group"].append(groups.encode(table["group"]))
+            found["package"].append(packages.encode(table["package"]))
+            found["reason"].append(reasons.encode(table["drop_reason"]))
+            found["size"].append(values(table["size"]).copy())
+            found["quality"].append(values(table["quality"]).copy())
+    columns = {name: np.concatenate(arrays) for name, arrays in found.items()}
     count = len(columns["size"])
     return Labels(
         parts=parts,
@@ -116,11 +139,11 @@ def read_labels(parts: Sequence[Part]) -> Labels:
         groups=groups,
         packages=packages,
         reasons=reasons,
-        group=columns["group"].astype(np.int32),
-        package=columns["package"].astype(np.int32),
-        reason=columns["reason"].astype(np.int32),
-        size=columns["size"].astype(np.int64),
-        quality=columns["quality"].astype(np.float32),
+        group=columns["group"],
+        package=columns["package"],
+        reason=columns["reason"],
+        size=columns["size"],
+        quality=columns["quality"],
         of=np.full(count, -1, np.int64),
         similarity=np.zeros(count, np.float32),
     )

@@ -15,39 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gristmill.data.formats import format_of
 from gristmill.data.sources import Group, Item, file_url, modified, printable
 from gristmill.errors import RequestError
 
 # Folders that tools make: copies, caches and dependencies, not what the person wrote.
 TOOL_FOLDERS = {"__pycache__", "node_modules", "bower_components", "site-packages", "venv", "env"}
 TOOL_FOLDERS |= {"dist", "build", "target", "_build", "__MACOSX", "$RECYCLE.BIN"}
-_KINDS = {
-    "python": "py pyi pyw",
-    "markdown": "md markdown mdown mkd mdx qmd rmd",
-    "html": "html htm xhtml",
-    "jsonl": "jsonl ndjson",
-    "text": "txt text rst adoc asciidoc org tex textile wiki csv tsv log eml srt vtt",
-    "code": "c h cc cpp cxx hh hpp hxx cu cuh m mm cs java kt kts scala groovy clj cljs go rs swift zig nim d "
-    "js mjs cjs jsx ts tsx vue svelte dart php rb pl pm lua r jl hs ml mli fs fsx ex exs erl elm lisp el scm "
-    "sh bash zsh fish ps1 bat sql graphql proto thrift css scss sass less xml xsl json json5 yaml yml toml ini "
-    "cfg conf cmake mk gradle tf vim asm s f f90 f95 pas ada vhd v sv tcl awk sed bzl nix dockerfile",
-}
-KIND_OF_SUFFIX = {suffix: kind for kind, names in _KINDS.items() for suffix in names.split()}
-_CODE_NAMES = {
-    "makefile",
-    "dockerfile",
-    "rakefile",
-    "gemfile",
-    "cmakelists.txt",
-    "justfile",
-    "sconstruct",
-}
-# Formats that hold text in a form we do not open yet, and those that hold none.
-_NO_TEXT = """pdf doc docx odt rtf epub mobi djvu ps xls xlsx ods ppt pptx odp ipynb zip gz bz2 xz zst 7z rar
-tar tgz whl jar png jpg jpeg gif bmp tif tiff webp ico svg heic psd mp3 wav flac ogg m4a mp4 mkv
-mov avi webm ttf otf woff woff2 so dll dylib exe o a class pyc pyo bin dat db sqlite sqlite3
-parquet feather npy npz pt pth safetensors gguf onnx h5 hdf5 pkl pickle iso img deb rpm dmg"""
-_UNSUPPORTED = frozenset(_NO_TEXT.split())
 SEGMENT_BYTES = 1_000_000
 MAX_ROW_BYTES = 8_000_000
 
@@ -94,6 +68,15 @@ def _folder_items(root: Path, name: str) -> Iterator[Item]:
             except OSError as error:
                 yield _item(root, prefix, name, refused="unreadable", detail=_why(error))
                 continue
+            if prefix and ".git" in names:
+                yield _labelled(
+                    root / prefix,
+                    f"{name}/{prefix}".rstrip("/"),
+                    group_name(name),
+                    reader="source_tree",
+                    kind="code",
+                )
+                continue
             for entry in names:
                 relative = f"{prefix}{entry}"
                 if _is_folder(root / relative) and not _skipped_folder(entry):
@@ -124,7 +107,6 @@ def _entry_items(root: Path, relative: str, source: str, group: str) -> Iterator
         yield make(refused="unreadable", detail=_why(error))
         return
     name = path.name
-    suffix = path.suffix.lower().removeprefix(".")
     if stat.S_ISLNK(status.st_mode):
         target = {"target": printable(os.readlink(path))}
         yield make(refused="symlink" if path.exists() else "broken_symlink", detail=target)
@@ -134,13 +116,13 @@ def _entry_items(root: Path, relative: str, source: str, group: str) -> Iterator
         yield make(refused="not_a_file", detail={"type": _file_type(status.st_mode)})
     elif name.startswith("."):
         yield make(status, refused="hidden")
-    elif suffix in _UNSUPPORTED:
-        yield make(status, refused="unsupported_format", detail={"format": f".{suffix}"})
     else:
-        kind = KIND_OF_SUFFIX.get(suffix, "text")
-        if name.lower() in _CODE_NAMES:
-            kind = "code"
-        yield make(status, reader="jsonl" if kind == "jsonl" else "file", kind=kind)
+        format = format_of(path)
+        if format.unsupported:
+            detail = {"format": format.unsupported}
+            yield make(status, refused="unsupported_format", detail=detail)
+        else:
+            yield make(status, reader=format.reader, kind=format.kind)
 
 
 def _item(root: Path, relative: str, name: str, **fields: Any) -> Item:

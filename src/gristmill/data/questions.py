@@ -31,7 +31,7 @@ from gristmill.stage import Progress, Result, StageConfig, quiet
 # Parts of the standard library that few people call: asked about only when nothing else is left.
 _RARELY_CALLED = set(
     """antigravity curses distutils encodings ensurepip idlelib lib2to3 msilib nturl2path ntpath pydoc_data
-    sre_compile sre_constants sre_parse this tkinter turtle turtledemo""".split()  # noqa: SIM905
+    sre_compile sre_constants sre_parse this tkinter turtle turtledemo""".split()
 )
 _MESSAGE_TOKENS = 6  # <|im_start|>role\n … <|im_end|>\n around each message
 

@@ -7,23 +7,44 @@ Reasons: those of decode.py, and "unreadable" (the system refused), "not_a_file"
 from __future__ import annotations
 
 import email
-import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 from gristmill.data.decode import decode
 from gristmill.data.html import html_text
-from gristmill.data.sources import Item, Raw
+from gristmill.data.sources import Item, Raw, printable
+from gristmill.data.sources.gutenberg import gutenberg_book, looks_like_gutenberg
+from gristmill.data.sources.opening import opened
+from gristmill.data.sources.tables import jsonl_row
 
 MAX_FILE_BYTES = 8_000_000  # a larger "text" file is a log, a dump or data; books end near 4 MB
-TEXT_FIELDS = ("text", "content", "body")
+
+
+# reader -> (module of gristmill.data.sources, its function): files that hold many documents, or one in a wrapping.
+_READERS = {
+    "warc": ("warc", "read_warc"),
+    "wikipedia": ("wikipedia", "read_wikipedia"),
+    "stackexchange": ("stackexchange", "read_stackexchange"),
+    "latex": ("latex", "read_latex"),
+    "epub": ("epub", "read_epub"),
+    "pdf": ("pdf", "read_pdf"),
+    "parquet": ("tables", "read_parquet"),
+    "csv": ("tables", "read_csv"),
+    "packed_jsonl": ("tables", "read_jsonl"),
+    "chats": ("chats", "read_chats"),
+    "source_tree": ("source_tree", "read_source_tree"),
+}
 
 
 def read(item: Item) -> Iterator[Raw]:
-    """What `item` holds: one Raw, or one per JSONL row."""
-    if item.reader == "jsonl":
+    """What `item` holds: one Raw, or one for each record in it."""
+    if item.reader in _READERS:
+        yield from _records(item)
+    elif item.reader == "jsonl":
         yield from _rows(item)
     elif item.reader == "module":
         from gristmill.data.stub import render_module
@@ -42,6 +63,15 @@ def read(item: Item) -> Iterator[Raw]:
         yield _file(item)
 
 
+def _records(item: Item) -> Iterator[Raw]:
+    """What the format's reader finds, under the name that the item has among the sources."""
+    module, function = _READERS[item.reader]
+    found = getattr(import_module(f"gristmill.data.sources.{module}"), function)(Path(item.path))
+    own = printable(Path(item.path).name)
+    for raw in found:
+        yield replace(raw, source=item.source + raw.source.removeprefix(own))
+
+
 def read_bytes(path: str, offset: int = 0, size: int = MAX_FILE_BYTES) -> bytes | Raw:
     """At most `size` + 1 bytes of a regular file; never waits for a pipe's other end."""
     try:
@@ -56,7 +86,7 @@ def read_bytes(path: str, offset: int = 0, size: int = MAX_FILE_BYTES) -> bytes 
 
 
 def _file(item: Item) -> Raw:
-    data = read_bytes(item.path)
+    data = _unpacked(item) if item.reader == "packed" else read_bytes(item.path)
     if isinstance(data, Raw):
         return Raw(item.source, reason=data.reason, detail=data.detail)
     if len(data) > MAX_FILE_BYTES:
@@ -70,7 +100,17 @@ def _file(item: Item) -> Raw:
         text, detail["line_offset"] = _description(text)
     elif item.kind == "html":
         text = html_text(text)
+    elif item.kind == "text" and looks_like_gutenberg(text):
+        return replace(gutenberg_book(item.source, text), source=item.source)
     return Raw(item.source, text, detail=detail) if text.strip() else _no_text(item)
+
+
+def _unpacked(item: Item) -> bytes | Raw:
+    try:
+        with opened(Path(item.path)) as stream:
+            return stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        return Raw(item.source, reason="unreadable", detail={"error": error.strerror or str(error)})
 
 
 def _no_text(item: Item) -> Raw:
@@ -92,45 +132,5 @@ def _rows(item: Item) -> Iterator[Raw]:
         yield Raw(item.source, reason=data.reason, detail=data.detail)
         return
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), start=item.line):
-        source = f"{item.source}:{number}"
-        if not line.strip():
-            continue
-        decoded = decode(line)
-        if decoded.reason:
-            yield Raw(source, reason=decoded.reason, detail=decoded.detail)
-            continue
-        try:
-            row = json.loads(decoded.text)
-        except (ValueError, RecursionError) as error:
-            yield Raw(source, decoded.text[:1000], "bad_row", {"error": str(error)})
-            continue
-        text = row_text(row)
-        if text is None:
-            keys = sorted(map(str, row))[:20] if isinstance(row, dict) else type(row).__name__
-            yield Raw(source, decoded.text[:1000], "no_text_field", {"found": keys})
-        elif not text.strip():
-            yield Raw(source, reason="empty")
-        else:
-            yield Raw(source, text, detail={"encoding": decoded.encoding})
-
-
-def row_text(row: Any) -> str | None:
-    """The text of a JSONL row: a field of TEXT_FIELDS, or the turns of "messages"; None when it has neither."""
-    if isinstance(row, str):
-        return row
-    if not isinstance(row, dict):
-        return None
-    for name in TEXT_FIELDS:
-        if isinstance(row.get(name), str):
-            return row[name]
-    turns = row.get("messages") or row.get("conversations")
-    if not isinstance(turns, list):
-        return None
-    said = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            return None
-        who, what = turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")
-        if isinstance(who, str) and isinstance(what, str):
-            said.append(f"{who}: {what}")
-    return "\n\n".join(said) if said else None
+        if line.strip():
+            yield jsonl_row(f"{item.source}:{number}", line)

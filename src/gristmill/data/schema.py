@@ -112,7 +112,10 @@ def raw_batch(rows: Sequence[tuple[Item, Raw]]) -> Any:
             "reason": raw.reason,
             "detail": json.dumps(raw.detail, default=str),
             "html": raw.html,
-            "bytes": item.size,
+            # of a file with one document its size on disk, of a record in one its own
+            "bytes": item.size
+            if raw.source == item.source
+            else len(raw.html or raw.text.encode("utf-8", "replace")),
         }
         for item, raw in rows
     ]
@@ -124,7 +127,8 @@ def part_schema() -> Any:
 
     size: bytes of `text`. unit: what is held out as one (see split.py). quality: of two copies the higher stays.
     exact, url_key: 16 bytes that are equal for equal texts and pages. signature: MinHash, uint32 values.
-    shingles: sorted unique hashes of word n-grams. The last four are empty for a dropped document.
+    shingles: sorted unique hashes of word n-grams. hits: JSON of the n-grams of evaluation items in it, see
+    duplicates/decontaminate.py. All that is compared is empty for a dropped document.
     """
     pyarrow = arrow()
     names = [name for name in TEXT_COLUMNS if name != "split"]
@@ -137,6 +141,7 @@ def part_schema() -> Any:
         ("url_key", pyarrow.binary()),
         ("signature", pyarrow.binary()),
         ("shingles", pyarrow.list_(pyarrow.uint64())),
+        ("hits", pyarrow.string()),
     ]
     return pyarrow.schema([*((name, pyarrow.string()) for name in names), *compared])
 

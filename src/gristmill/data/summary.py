@@ -24,7 +24,7 @@ def summarize(directory: Path | str) -> dict[str, Any]:
     packages: dict[str, set[str]] = {}
     reasons: dict[str, Counter[str]] = {}
     splits = {name: {"documents": 0, "bytes": 0} for name in FILES[:2]}
-    removed = {"emails": 0, "secrets": 0}
+    removed: Counter[str] = Counter()
     sampled: dict[str, list[tuple[str, Document]]] = {}
     for part in FILES:
         for document in documents(directory, part):
@@ -45,8 +45,7 @@ def summarize(directory: Path | str) -> dict[str, Any]:
             packages.setdefault(document.group, set()).add(document.package)
             splits[document.split]["documents"] += 1
             splits[document.split]["bytes"] += size
-            for what in removed:
-                removed[what] += meta.get("removed", {}).get(what, 0)
+            removed.update(meta.get("removed", {}))
             _draw(sampled, document.group, document, SAMPLES_KEPT)
     for name, group in groups.items():
         group["packages"] = len(packages.get(name, set()) - {""})
@@ -57,7 +56,7 @@ def summarize(directory: Path | str) -> dict[str, Any]:
             for name in sorted(reasons, key=lambda name: (-reasons[name]["documents"], name))
         },
         "splits": splits,
-        "removed": removed,
+        "removed": dict(sorted(removed.items())),
         "samples": _samples(sampled),
     }
 

@@ -2,29 +2,28 @@
 
 With b bands of r rows a pair of similarity s is proposed with probability 1 - (1 - s^r)^b: 22 bands of 5 rows miss
 0.03% of the pairs at 0.8 (14 of 8, as others have it, 7.6%), and verification takes out what they propose too
-much. Bands and shingles lie in files; in memory is one band at a time: about 40 bytes a document.
+much. Bands and shingles lie in files; in memory is one band at a time.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gristmill.data.decisions import Labels
+from gristmill.data.decisions import Labels, take
+from gristmill.data.duplicates.bands import candidates, pairs_in, write_bands
 from gristmill.data.duplicates.clusters import by_rank, components, leaders
-from gristmill.data.duplicates.similar import jaccard_pairs
+from gristmill.data.duplicates.known import Known, sign
+from gristmill.data.duplicates.similar import Shingles
 
-# In a bucket of more, each document is held against the first and the 32 before it: rows filled from one template
-# share bands by the thousand, and all pairs of them would take time that grows with their square.
-BUCKET = 64
-_BEFORE = 32
-_PAIRS_AT_ONCE = 4_000_000
+_KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +41,111 @@ class NearConfig:
     stays: Literal["leaders", "component"] = "leaders"
 
 
-def drop_near(labels: Labels, config: NearConfig, scratch: Path) -> None:
-    """Mark the near duplicates among the documents still kept. `scratch`: where the band files lie meanwhile."""
+@dataclass(frozen=True, slots=True)
+class NearSummary:
+    """What was found among the documents that no earlier corpus has.
+
+    pairs: that are near duplicates. clusters: groups that they connect, directly or through others. largest: the
+    documents of the largest. diameter_min: the lowest similarity of two documents of one cluster of three or more
+    (of a cluster of more than 64, each is held against its first document and the 32 before it); None without
+    such a cluster. known: documents that an earlier corpus has.
+    """
+
+    pairs: int = 0
+    clusters: int = 0
+    largest: int = 0
+    diameter_min: float | None = None
+    known: int = 0
+
+
+def drop_near(
+    labels: Labels,
+    config: NearConfig,
+    scratch: Path,
+    against: Sequence[Path] = (),
+    seed: int = 0,
+) -> NearSummary:
+    """Mark the near duplicates among the documents still kept. `scratch`: where files lie meanwhile.
+
+    against: documents directories of earlier corpora; what is equal or near to one of theirs goes first, as
+    "known_document", and its story names it. seed: of the signatures that `labels` have.
+    Raises RequestError when a directory of `against` holds no documents.
+    """
     documents = np.flatnonzero(labels.kept)
-    if len(documents) < 2:
-        return
-    with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        bands = _Bands.write(labels, documents, config, Path(directory))
-        shingles = _Shingles.write(labels, documents, Path(directory))
-        found = [_verified(pairs, shingles, config.threshold) for pairs in bands.candidates()]
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *(pairs for pairs, _ in found)])
-    similarity = np.concatenate([np.empty(0), *(values for _, values in found)])
-    _choose(labels, documents, pairs, similarity, config)
+    if not len(documents):
+        return NearSummary()
+    with _fresh(scratch / "near") as directory:
+        known = sign(against, directory, seed) if against else Known(directory, 0)
+        total = known.count + len(documents)
+
+        def rows(column: str) -> Iterator[tuple[np.ndarray, Any]]:
+            own = ((at + known.count, table) for at, table in _kept_rows(labels, documents, column))
+            return chain(known.rows(column), own)
+
+        hashes = write_bands(rows, total, config.bands, config.rows, directory)
+        shingles = Shingles.write(rows, directory)
+        found = [np.empty((0, 2), np.int64)]
+        alike = [np.empty(0)]
+        for proposed in candidates(hashes, directory):
+            new = proposed[proposed[:, 1] >= known.count]
+            similarity = shingles.jaccard(new)
+            near = similarity >= config.threshold
+            found.append(new[near])
+            alike.append(similarity[near])
+        pairs, similarity = np.concatenate(found), np.concatenate(alike)
+        if known.count:
+            equal = _equal(labels, documents, known)
+            earlier = pairs[:, 0] < known.count
+            old = np.concatenate([equal, pairs[earlier]])
+            values = np.concatenate([np.ones(len(equal)), similarity[earlier]])
+            _drop_known(labels, documents, known, old, values, config.threshold)
+            pairs, similarity = pairs[~earlier] - known.count, similarity[~earlier]
+        left = labels.kept[documents]
+        both = left[pairs].all(axis=1)
+        pairs, similarity = pairs[both], similarity[both]
+        _choose(labels, documents, pairs, similarity, config)
+        return _summary(pairs, len(documents), shingles, known.count, int((~left).sum()))
+
+
+def _equal(labels: Labels, documents: np.ndarray, known: Known) -> np.ndarray:
+    """int64 [m, 2]: the first known document of equal text, and the new one's number after the known ones.
+
+    Banding finds these, too, but not each in a bucket of hundreds.
+    """
+    keys = [
+        np.frombuffer(b"".join(table["exact"].to_pylist()), _KEY)
+        for _, table in known.rows("exact")
+    ]
+    new = [
+        np.frombuffer(b"".join(table["exact"].to_pylist()), _KEY)
+        for _, table in _kept_rows(labels, documents, "exact")
+    ]
+    key = np.concatenate([*keys, *new])
+    order = np.lexsort((key["low"], key["high"]))  # stable: the known ones first
+    begins = np.concatenate([[True], key[order][1:] != key[order][:-1]])
+    first = order[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+    same = (first < known.count) & (order >= known.count)
+    return np.stack([first[same], order[same]], axis=1)
+
+
+def _drop_known(
+    labels: Labels,
+    documents: np.ndarray,
+    known: Known,
+    pairs: np.ndarray,
+    similarity: np.ndarray,
+    threshold: float,
+) -> None:
+    """`pairs`: numbers of a known document and of one after them, similar. The most similar one is named."""
+    best = np.lexsort((pairs[:, 0], -similarity, pairs[:, 1]))
+    _, first = np.unique(pairs[best, 1], return_index=True)
+    best = best[first]
+    names = known.names(pairs[best, 0])
+    labels.drop(documents[pairs[best, 1] - known.count], "known_document")
+    for (old, new), value in zip(pairs[best].tolist(), similarity[best].tolist(), strict=True):
+        decided = {"signal": "jaccard", "value": round(value, 4), "limit": f"< {threshold:g}"}
+        story = labels.stories.setdefault(int(documents[new - known.count]), {})
+        story |= {"known_as": names[old], "decided": decided}
 
 
 def _choose(
@@ -97,109 +189,36 @@ def _choose(
     )
 
 
-def _verified(
-    pairs: np.ndarray, shingles: _Shingles, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    similarity = jaccard_pairs(shingles.flat, shingles.offsets, pairs)
-    alike = similarity >= threshold
-    return pairs[alike], similarity[alike]
-
-
-@dataclass(frozen=True, slots=True)
-class _Bands:
-    """uint64 [bands, documents] in a file: the hash of each band of each signature."""
-
-    hashes: np.ndarray
-    directory: Path
-
-    @classmethod
-    def write(
-        cls, labels: Labels, documents: np.ndarray, config: NearConfig, directory: Path
-    ) -> _Bands:
-        shape = (config.bands, len(documents))
-        hashes = np.lib.format.open_memmap(
-            directory / "bands.npy", mode="w+", dtype=np.uint64, shape=shape
-        )
-        for where, table in _kept_rows(labels, documents, "signature"):
-            signature = np.frombuffer(b"".join(table["signature"].to_pylist()), "<u4")
-            signature = signature.reshape(len(where), -1)[:, : config.bands * config.rows]
-            rows = signature.reshape(len(where), config.bands, config.rows)
-            hashes[:, where] = _fold(rows).T
-        return cls(hashes, directory)
-
-    def candidates(self) -> Iterator[np.ndarray]:
-        """int64 [m, 2] arrays of pairs (low, high) that share a band, each pair once in all."""
-        count = self.hashes.shape[1]
-        paths = []
-        for band in self.hashes:
-            pairs = _pairs_in(np.asarray(band))
-            packed = np.unique(pairs[:, 0] * count + pairs[:, 1])
-            paths.append(self.directory / f"pairs-{len(paths)}.npy")
-            np.save(paths[-1], packed)
-        runs = [np.load(path, mmap_mode="r") for path in paths]
-        # Merged by ranges of the first document, each small enough for memory.
-        total = sum(len(run) for run in runs)
-        pieces = max(1, total // _PAIRS_AT_ONCE)
-        bounds = np.linspace(0, count * count, pieces + 1).astype(np.int64)
-        for low, high in pairwise(bounds.tolist()):
-            piece = [run[np.searchsorted(run, low) : np.searchsorted(run, high)] for run in runs]
-            packed = np.unique(np.concatenate(piece))
-            yield np.stack([packed // count, packed % count], axis=1)
-
-
-def _fold(rows: np.ndarray) -> np.ndarray:
-    """uint64 hash of the last axis of uint32 values."""
-    out = np.zeros(rows.shape[:-1], np.uint64)
-    for at in range(rows.shape[-1]):
-        out = (out ^ rows[..., at]) * np.uint64(0x9E3779B97F4A7C15)
-        out ^= out >> np.uint64(29)
-    return out
-
-
-def _pairs_in(band: np.ndarray) -> np.ndarray:
-    """Pairs of positions with equal hashes: all of a bucket of up to BUCKET, of a larger one those nearby."""
-    order = np.argsort(band, kind="stable")
-    values = band[order]
-    begins = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-    sizes = np.diff(np.append(begins, len(values)))
-    place = np.arange(len(values)) - np.repeat(begins, sizes)  # within the bucket
-    size = np.repeat(sizes, sizes)
-    found = [np.empty((0, 2), np.int64)]
-    for back in range(1, int(min(sizes.max(initial=1), BUCKET))):
-        at = np.flatnonzero((place >= back) & ((size <= BUCKET) | (back <= _BEFORE)))
-        if not len(at):
-            break
-        found.append(np.stack([order[at - back], order[at]], axis=1))
-    large = np.flatnonzero((size > BUCKET) & (place > _BEFORE))
-    found.append(np.stack([order[large - place[large]], order[large]], axis=1))
-    return np.concatenate(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shingles:
-    """The sorted shingle hashes of the documents, end to end in a file; document i has [offsets[i], offsets[i+1])."""
-
-    flat: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def write(cls, labels: Labels, documents: np.ndarray, directory: Path) -> _Shingles:
-        lengths = []
-        path = directory / "shingles.bin"
-        with open(path, "wb") as file:
-            for _, table in _kept_rows(labels, documents, "shingles"):
-                column = table["shingles"].combine_chunks()
-                lengths.append(np.diff(column.offsets.to_numpy()))
-                file.write(np.ascontiguousarray(column.flatten().to_numpy()).tobytes())
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        return cls(np.memmap(path, np.uint64, mode="r", shape=(int(offsets[-1]),)), offsets)
+def _summary(
+    pairs: np.ndarray, count: int, shingles: Shingles, first: int, known: int
+) -> NearSummary:
+    """`pairs`: positions among `count` documents, of which `first` is the number of the first in `shingles`."""
+    if not len(pairs):
+        return NearSummary(known=known)
+    root = components(pairs, count)
+    sizes = np.bincount(root)
+    inside = pairs_in(root.astype(np.uint64))
+    inside = inside[sizes[root[inside[:, 0]]] > 2]
+    lowest = float(shingles.jaccard(inside + first).min()) if len(inside) else None
+    return NearSummary(len(pairs), int((sizes > 1).sum()), int(sizes.max()), lowest, known)
 
 
 def _kept_rows(
     labels: Labels, documents: np.ndarray, column: str
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """(positions in `documents`, their rows of a column) of each part that has any."""
+    """(positions in `documents`, their rows of a column) of each run that has any."""
     for start, table in labels.columns(column):
         low, high = np.searchsorted(documents, [start, start + table.num_rows])
         if high > low:
-            yield np.arange(low, high), table.take(documents[low:high] - start)
+            yield np.arange(low, high), take(table, documents[low:high] - start)
+
+
+@contextmanager
+def _fresh(directory: Path) -> Iterator[Path]:
+    """An empty directory, gone at the end; what a killed process left in it goes first."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gristmill.data import Document
 from gristmill.data.decode import decode
-from gristmill.data.folder_source import KIND_OF_SUFFIX
+from gristmill.data.formats import KIND_OF_SUFFIX
 from gristmill.data.html import html_text
 from gristmill.data.schema import TEXT_COLUMNS
 from gristmill.errors import RequestError, needing

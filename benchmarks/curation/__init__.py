@@ -1,0 +1,1 @@
+"""Curation: our rules and datatrove's on the same pages."""
