@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.model import Linear
-from gristmill.quantize.awq import fold, scale_pairs, search_clip, search_scales
+from gristmill.quantize.awq import fewer_rows, fold, scale_pairs, search_clip, search_scales
 from gristmill.quantize.grid import round_to_nearest
 from tests.quantize.tiny_networks import FAMILIES, network
 
@@ -129,6 +131,20 @@ def test_it_never_loses_to_plain_rounding():
     found = search_scales(x.abs().mean(0), [weight], lambda weights: x @ weights[0].T, group=32)
     assert found.ratio is None and (found.scale == 1).all()
     assert found.loss == found.plain_loss
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**31))
+def test_fewer_rows_judge_a_linear_layer_as_all_tokens_do(tokens, width, out, seed):
+    """Against numpy in fp64; inputs of very different size, some of them in step, some always 0."""
+    x = random(tokens, width, seed=seed) * (2 * random(width, seed=seed + 1)).exp()
+    x[:, width // 2] = x[:, 0]
+    x[:, width // 3] = 0
+    rows = fewer_rows(x)
+    assert len(rows) == min(tokens, width)
+    for delta in (random(out, width, seed=seed + 2), random(out, width, seed=seed + 3) / 100):
+        expected = (x.double().numpy() @ delta.double().numpy().T) ** 2
+        assert (rows @ delta.T).square().mean().item() == pytest.approx(expected.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ import torch
 from gristmill.errors import RequestError, WorkError
 from gristmill.formats import load_network
 from gristmill.model import ModelConfig, MoEConfig, Transformer
-from gristmill.quantize import layerwise
+from gristmill.quantize import layerwise, methods
 from gristmill.quantize.awq import scale_pairs
 from gristmill.quantize.grid import round_to_nearest
 from gristmill.quantize.layerwise import (
     Done,
     importances,
+    linear,
     linears,
     quantize_blocks,
     stages,
@@ -141,6 +143,37 @@ def test_awq_loses_no_more_than_rounding_on_what_it_judges(network, windows, tmp
     assert all(note["loss"] <= note["loss_of_nearest"] for note in notes)
     assert any(note["ratio"] is not None for note in notes)
     assert "input_layernorm.weight" in blocks[0].changed
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("llama", torch.bfloat16),
+        ("gemma2", torch.bfloat16),
+        ("olmo2", torch.bfloat16),
+        ("gpt2", torch.float32),  # whose norms have biases: bf16 would round these by 0.4%
+    ],
+)
+def test_awq_clips_on_what_the_scaled_block_is_given(family, dtype, tmp_path, monkeypatch):
+    """One pass sees the block before anything is scaled: what it saw is divided as the inputs are."""
+    network = tiny_network(family)
+    tokens = torch.randint(97, (2, 24), generator=torch.Generator().manual_seed(1))
+    stream, block = Stream(network, tokens, tmp_path), widened(network, 0)
+    names = {id(linear(block, name)): name for stage in stages(block) for name in stage}
+    seen: dict[str, torch.Tensor] = {}
+
+    def search_clip(weight, x, *, name, **settings):
+        seen[name.removeprefix("block.")] = x
+
+    monkeypatch.setattr(methods, "search_clip", search_clip)
+    monkeypatch.setattr(methods, "take", lambda *given: None)  # nothing is rounded
+    done = AWQ(GRID, dtype)(block, "block", stream)
+    assert any(note["ratio"] is not None for note in done.notes.values())
+    assert len(seen) == len(names) - 2  # all but queries and keys
+    given: dict[str, torch.Tensor] = {}
+    stream.feed(block, {name: partial(given.__setitem__, name) for name in seen})
+    for name, x in seen.items():
+        torch.testing.assert_close(x, given[name], atol=1e-5, rtol=1e-4)
 
 
 def test_smoothing_alone_changes_nothing(network, windows, tmp_path):

@@ -169,6 +169,21 @@ def search_scales(
 
 
 @torch.no_grad()
+def fewer_rows(x: Tensor) -> Tensor:
+    """For inputs x [tokens, in] of a linear layer: at most `in` rows that judge its weights alike.
+
+    The mean squared error of the layer's output is tr(ΔW H ΔWᵀ) with H = XᵀX over tokens and outputs: it knows x
+    only by H, and the triangle R of X = QR has RᵀR = H (in fp32 nearer to it than XᵀX is). R is scaled so that the
+    mean over its rows is the mean over tokens. This holds where the judged output *is* the layer's; behind attention
+    or an activation it does not, and there `search_scales` runs the module, as published.
+    """
+    tokens, width = x.shape
+    if tokens <= width:
+        return x
+    return torch.linalg.qr(x, mode="r").R * (width / tokens) ** 0.5
+
+
+@torch.no_grad()
 def search_clip(
     weight: Tensor,
     x: Tensor,

@@ -12,15 +12,15 @@ from torch import Tensor
 from gristmill.machine import resident_memory
 from gristmill.model import Linear, Transformer
 from gristmill.quantize.layerwise import linear, stages, widened
+from gristmill.quantize.methods import JUDGED_TOKENS
 from gristmill.quantize.stream import IN_MEMORY_BYTES, Stream
 
 # Passes of all windows through a block: one on, and the beginnings that each stage needs (a stage sees its input
-# before the rest is computed; 2.3 for the four stages of a decoder block).
-_PASSES = {"gptq": 3.3, "awq": 4.8, "smoothquant": 2.0, "importance": 2.0, "rtn": 0.0}
+# before the rest is computed; 2.3 for the four stages of a decoder block, 0.9 for the last of them, as AWQ does).
+_PASSES = {"gptq": 3.3, "awq": 1.9, "smoothquant": 2.0, "importance": 2.0, "rtn": 0.0}
 _SWEEP_EFFICIENCY = 0.25  # of GPTQ's sweep, against a large matrix product
 _ROUNDING_SECONDS = 2e-9  # a weight, each time that it is rounded and put back, on one core
 _AWQ_TRIES = 21
-_AWQ_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def estimate(
             seconds += 2 * windows.numel() * inputs**2 / flops
             seconds += (inputs**3 + 2 * outputs * inputs**2) / flops / _SWEEP_EFFICIENCY
     if method == "awq":
-        seconds += _AWQ_TRIES * (rounding + token_seconds * min(_AWQ_TOKENS, windows.numel()))
+        seconds += _AWQ_TRIES * (rounding + token_seconds * min(JUDGED_TOKENS, windows.numel()))
     activations = 4 * windows.numel() * network.config.hidden_size
     held += activations if activations <= IN_MEMORY_BYTES else 0
     on = (blocks - left) * token_seconds * windows.numel()

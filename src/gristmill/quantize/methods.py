@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,8 +11,15 @@ from torch import Tensor, nn
 
 from gristmill.kernels.codes import Codes
 from gristmill.model import Block, Linear
-from gristmill.model.layers import PlusOneRMSNorm
-from gristmill.quantize.awq import ScalePair, fold, scale_pairs, search_clip, search_scales
+from gristmill.model.layers import MLP, PlusOneRMSNorm
+from gristmill.quantize.awq import (
+    ScalePair,
+    fewer_rows,
+    fold,
+    scale_pairs,
+    search_clip,
+    search_scales,
+)
 from gristmill.quantize.gptq import Hessian, gptq, proxy_loss
 from gristmill.quantize.grid import round_to_nearest
 from gristmill.quantize.int8 import quantize_rows
@@ -19,8 +27,7 @@ from gristmill.quantize.layerwise import Done, linear, stages
 from gristmill.quantize.smooth import smooth_scales
 from gristmill.quantize.stream import Stream
 
-_JUDGED_TOKENS = 8192  # whose outputs judge a scale of AWQ's; twenty scales are tried
-_CLIP_TOKENS = 512
+JUDGED_TOKENS = 2048  # of AWQ's, whose outputs judge scales and clips; twenty scales are tried
 _NEVER_CLIPPED = ("self_attn.q_proj", "self_attn.k_proj")  # their products are sensitive
 
 
@@ -98,35 +105,47 @@ class AWQ:
     def __call__(self, block: Block, name: str, stream: Stream | None) -> Done:
         assert stream is not None
         done = Done()
+        parts = stages(block)
+        # Folding changes nothing that the block computes (but a norm's bias, rounded to `dtype`), so one pass sees
+        # what all of its layers are given.
+        seen = {part[0]: _Seen(linear(block, part[0]).in_features, stream) for part in parts}
+        stream.feed(block, {layer: one.add for layer, one in seen.items()})
         for pair in scale_pairs(block):
-            self._scale(block, name, pair, stream, done)
-        for stage in stages(block):
-            taken = _Taken(stream, _CLIP_TOKENS)
-            stream.feed(block, {stage[0]: taken.add})
-            for layer in stage:
+            self._scale(block, name, pair, seen[pair.names[0]], stream, done)
+        for part in parts:
+            rows = seen[part[0]].rows
+            for layer in part:
                 weight, place = linear(block, layer).weight, f"{name}.{layer}"
                 shrink = None
                 if layer not in _NEVER_CLIPPED:
-                    shrink = search_clip(weight, taken.rows, name=place, **self.grid.settings)
+                    shrink = search_clip(weight, rows, name=place, **self.grid.settings)
                 codes = round_to_nearest(weight, shrink=shrink, name=place, **self.grid.settings)
                 take(block, layer, codes, done)
         return done
 
-    def _scale(self, block: Block, name: str, pair: ScalePair, stream: Stream, done: Done) -> None:
-        """Search and fold the scale of one pair."""
-        mean = _Mean(pair.consumers[0].in_features)
-        stream.feed(block, {pair.names[0]: mean.add})
-        inputs = stream.inputs(block, pair.judge, _JUDGED_TOKENS)
+    def _scale(
+        self, block: Block, name: str, pair: ScalePair, seen: _Seen, stream: Stream, done: Done
+    ) -> None:
+        """Search and fold the scale of one pair, and divide by it what was seen."""
         weights = [consumer.weight for consumer in pair.consumers]
+        if pair.judge is pair.consumers[0]:
+            x = fewer_rows(seen.rows)
 
-        def forward(replaced: Any) -> Tensor:
-            for consumer, weight in zip(pair.consumers, replaced, strict=True):
-                consumer.weight = frozen(weight)
-            return torch.cat([pair.judge(*given) for given in inputs])
+            def forward(replaced: Any) -> Tensor:
+                return x @ replaced[0].T
+        else:
+            # Attention looks along whole windows; an MLP sees each token alone, so its can be from all of them.
+            alone = isinstance(pair.judge, MLP)
+            inputs = [(seen.rows,)] if alone else stream.inputs(block, pair.judge, JUDGED_TOKENS)
+
+            def forward(replaced: Any) -> Tensor:
+                for consumer, weight in zip(pair.consumers, replaced, strict=True):
+                    consumer.weight = frozen(weight)
+                return torch.cat([pair.judge(*given) for given in inputs])
 
         try:
             found = search_scales(
-                mean.value, weights, forward, name=f"{name}.{pair.names[0]}", **self.grid.settings
+                seen.mean, weights, forward, name=f"{name}.{pair.names[0]}", **self.grid.settings
             )
         finally:
             for consumer, weight in zip(pair.consumers, weights, strict=True):
@@ -137,7 +156,7 @@ class AWQ:
             "loss_of_nearest": found.plain_loss,
         }
         if found.ratio is not None:
-            fold_into(block, pair, found.scale, self.dtype, done)
+            seen.rows /= fold_into(block, pair, found.scale, self.dtype, done)
 
 
 @dataclass(frozen=True)
@@ -166,19 +185,26 @@ class SmoothQuant:
         return done
 
 
-class _Mean:
-    """Mean of |x| for each input."""
+class _Seen:
+    """Mean of |x| for each input, over all tokens, and the inputs of JUDGED_TOKENS, evenly from all windows."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, stream: Stream) -> None:
         self._sum, self._tokens = torch.zeros(width, dtype=torch.float64), 0
+        self._every = max(1, stream.tokens // JUDGED_TOKENS)
+        self._parts: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
         self._sum += x.abs().sum(0, dtype=torch.float64)
+        self._parts.append(x[-self._tokens % self._every :: self._every].clone())
         self._tokens += len(x)
 
     @property
-    def value(self) -> Tensor:
+    def mean(self) -> Tensor:
         return (self._sum / self._tokens).float()
+
+    @cached_property
+    def rows(self) -> Tensor:
+        return torch.cat(self._parts)
 
 
 class _Largest:
@@ -191,32 +217,21 @@ class _Largest:
         self.value = torch.maximum(self.value, x.abs().amax(0))
 
 
-class _Taken:
-    """Inputs of `count` tokens, evenly from all windows."""
+def fold_into(
+    block: Block, pair: ScalePair, scale: Tensor, dtype: torch.dtype, done: Done
+) -> Tensor:
+    """Fold a scale, and note what of the producer is not quantized: a norm, and biases, rounded as they are stored.
 
-    def __init__(self, stream: Stream, count: int) -> None:
-        self._every = max(1, stream.tokens // count)
-        self._seen = 0
-        self._parts: list[Tensor] = []
-
-    def add(self, x: Tensor) -> None:
-        self._parts.append(x[-self._seen % self._every :: self._every].clone())
-        self._seen += len(x)
-
-    @property
-    def rows(self) -> Tensor:
-        return torch.cat(self._parts)
-
-
-def fold_into(block: Block, pair: ScalePair, scale: Tensor, dtype: torch.dtype, done: Done) -> None:
-    """Fold a scale, and note what of the producer is not quantized: a norm, and biases, rounded as they are stored."""
-    fold(pair, _as_stored(pair.producer, scale, dtype))
+    The scale [in] that was folded, which differs from the one asked for by that rounding."""
+    scale = _as_stored(pair.producer, scale, dtype)
+    fold(pair, scale)
     place = next(name for name, module in block.named_modules() if module is pair.producer)
     for attribute, parameter in pair.producer.named_parameters(recurse=False):
         if parameter.ndim == 1:
             stored = parameter.to(dtype)
             done.changed[f"{place}.{attribute}"] = stored
             setattr(pair.producer, attribute, frozen(stored.float()))
+    return scale
 
 
 def _as_stored(producer: nn.Module, scale: Tensor, dtype: torch.dtype) -> Tensor:
