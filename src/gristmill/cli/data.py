@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gristmill.cli.console import err, out, show_json
+from gristmill.cli.mix import mix
 from gristmill.cli.story import explain, find, record
 from gristmill.data import BuildConfig, documents_dir, summarize
 from gristmill.errors import RequestError
@@ -269,6 +270,10 @@ def report(
     write_text(path, curation_page(numbers, title=f"Curation of {name}"))
     out.print(f"Report: {path}", soft_wrap=True)
 
+
+app.command(
+    epilog="Example: `gristmill data mix runs/pyhelp --target topics --runs 24`",
+)(mix)
 
 _classifier = typer.Typer(no_args_is_help=True, help="Classifiers of documents, trained here.")
 app.add_typer(_classifier, name="classifier")
