@@ -78,6 +78,12 @@ def build(
     near_duplicate: Annotated[
         float, _option("Jaccard similarity of a near duplicate.", _COPIES, min=0.01, max=1)
     ] = 0.8,
+    against: Annotated[
+        _Files, _option("Documents of an earlier corpus: leave out what is near them.", _COPIES)
+    ] = None,
+    repeated: Annotated[
+        list[str] | None, _option("Cut lines, or paragraphs, that stood before.", _COPIES)
+    ] = None,
     passages: Annotated[
         int, _option("Cut passages of this many bytes that stood before.", _COPIES, min=0, max=1000)
     ] = 0,
@@ -118,6 +124,8 @@ def build(
         toxicity=str(toxicity or ""),
         max_toxicity=max_toxicity,
         near_duplicate=near_duplicate,
+        against=_paths(against),
+        repeated=repeated or (),
         passages=passages,
         decontaminate=_paths(decontaminate),
         heldout_fraction=heldout,
@@ -257,11 +265,13 @@ def report(
     as_json: _Json = False,
 ) -> None:
     """Write an HTML page of what was found, kept, changed and left out, with samples of each reason."""
+    from gristmill.data.build import NEAR
     from gristmill.data.page import curation_page
     from gristmill.data.survey import survey
-    from gristmill.files import write_text
+    from gristmill.files import read_object, write_text
 
-    numbers = survey(directory)
+    work = documents_dir(directory).parent / "work"
+    numbers = survey(directory) | {"near": read_object(work / NEAR)}
     if as_json:
         show_json(numbers)
         return

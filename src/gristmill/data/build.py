@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,12 @@ from gristmill.data.card import dataset_card
 from gristmill.data.decisions import Labels, keep_within, read_labels
 from gristmill.data.duplicates import (
     NearConfig,
+    NearSummary,
     cut_passages,
     drop_contaminated,
     drop_exact,
     drop_near,
+    drop_repeated,
     drop_same_url,
 )
 from gristmill.data.execute import executor
@@ -42,8 +45,19 @@ from gristmill.data.summary import summarize
 from gristmill.data.survey import survey
 from gristmill.data.write import write_documents
 from gristmill.errors import RequestError
-from gristmill.files import hash_json, lock_file, write_text
+from gristmill.files import (
+    hash_json,
+    listing_hash,
+    lock_file,
+    read_object,
+    write_json,
+    write_text,
+)
 from gristmill.stage import Progress, Result, quiet
+
+NEAR = "near.json"  # in work/: what was found of near duplicates, for the report
+# Settings that decide nothing, that paths say better, or that nobody should read.
+_NOT_TOLD = {"workers", "executor", "path", "sources", "private_key"}
 
 
 class BuildConfig(CurationConfig):
@@ -55,6 +69,8 @@ class BuildConfig(CurationConfig):
     per_package_bytes: bytes read of one installed package, so that the largest does not take over.
     heldout_fraction: share of the kept bytes that is held out, by package or file; 0 holds out nothing.
     near_duplicate: Jaccard similarity of word 5-grams from which a document is a near duplicate.
+    against: documents directories of earlier corpora; what is near one of their documents is left out.
+    repeated: "lines" or "paragraphs" that stood in an earlier document are cut out.
     passages: the shortest passage, in bytes, that is cut out where it stood in an earlier document; 0: none.
     workers: processes that read; the result is the same for any number.
     executor: where they run: a pool of processes on this machine, or Ray (extra [ray]).
@@ -66,6 +82,8 @@ class BuildConfig(CurationConfig):
     per_package_bytes: int = Field(1_000_000, gt=0)
     heldout_fraction: float = Field(0.05, ge=0, le=0.5)
     near_duplicate: float = Field(0.8, gt=0, le=1)
+    against: tuple[str, ...] = ()
+    repeated: tuple[Literal["lines", "paragraphs"], ...] = ()
     passages: int = Field(0, ge=0, le=1000)
     workers: int = Field(2, ge=1, le=256)
     executor: Literal["processes", "ray"] = "processes"
@@ -89,9 +107,9 @@ def run(
         lock_file(work / "lock", lambda who: f"another build ({who}) writes {out_dir}"),
         executor(config.executor, config.workers, stage, work / "parts") as execute,
     ):
-        labels = read_labels([])
+        labels, near = read_labels([]), NearSummary()
         while read_more(readings, limit, execute, progress):
-            labels = _decided(readings, config, work)
+            labels, near = _decided(readings, config, work)
         if not labels.kept.any():
             raise RequestError(_nothing_usable(labels, config))
         for share, rows in zip(shares(readings, limit), _rows_of(readings), strict=True):
@@ -100,37 +118,39 @@ def run(
         directory = out_dir / "documents"
         write_documents(directory, labels, splits, _unread(readings, limit))
         _forget_others(work / "parts", {part.path for part in labels.parts})
-        _report(out_dir, config)
+        write_json(work / NEAR, asdict(near))
+        write_report(out_dir, config)
     return Result({"documents": directory}, summarize(directory))
 
 
-def _report(out_dir: Path, config: BuildConfig) -> None:
+def write_report(out_dir: Path, config: BuildConfig) -> None:
     """The page, and the card that goes where the documents go."""
-    numbers = survey(out_dir)
-    write_text(
-        out_dir / "report.html",
-        curation_page(numbers, title=f"Curation of {out_dir.resolve().name}"),
-    )
-    settings = config.model_dump(
-        mode="json", exclude_defaults=True, exclude={"workers", "executor", "path", "sources"}
-    )
+    numbers: dict[str, Any] = survey(out_dir) | {"near": read_object(out_dir / "work" / NEAR)}
+    title = f"Curation of {out_dir.resolve().name}"
+    write_text(out_dir / "report.html", curation_page(numbers, title=title))
+    settings = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TOLD)
     name = ", ".join(source["source"] for source in numbers["sources"])
     write_text(out_dir / "documents" / "README.md", dataset_card(numbers, settings, name=name))
 
 
-def _decided(readings: Sequence[Reading], config: BuildConfig, work: Path) -> Labels:
+def _decided(
+    readings: Sequence[Reading], config: BuildConfig, work: Path
+) -> tuple[Labels, NearSummary]:
     """What the global stages say about all that was read, and how much each group keeps by it."""
     labels = read_labels([part for reading in readings for part in reading.parts])
     drop_exact(labels)
     drop_same_url(labels)
-    drop_near(labels, NearConfig(config.near_duplicate), work)
+    against = [Path(name).expanduser() for name in config.against]
+    near = drop_near(labels, NearConfig(config.near_duplicate), work, against, config.seed)
     if config.decontaminate:
         drop_contaminated(labels, evaluation_index(config))
+    for what in config.repeated:
+        drop_repeated(labels, work, what)
     if config.passages:
         cut_passages(labels, work, config.passages)
     for reading, rows in zip(readings, _rows_of(readings), strict=True):
         reading.kept = int(labels.size[rows][labels.kept[rows]].sum())
-    return labels
+    return labels, near
 
 
 def _rows_of(readings: Sequence[Reading]) -> Iterator[slice]:
@@ -187,14 +207,15 @@ def source_fingerprint(config: BuildConfig) -> str:
     Raises RequestError when a source is missing, or nothing in the sources can be read.
     """
     listing = [
-        (item.url, item.source, item.size, item.date, item.refused)
+        (item.url, item.source, item.size, item.stamp, item.refused)
         for group in resolve(config)
         for item in group.items()
     ]
     reasons = [refused for *_, refused in listing]
     if all(reasons):
         raise RequestError(nothing_usable(reasons, config))
-    return hash_json(listing)
+    named = [listing_hash(path) for path in config.files if path.exists()]
+    return hash_json([listing, named])
 
 
 def _nothing_usable(labels: Labels, config: BuildConfig) -> str:

@@ -171,6 +171,16 @@ def _changes(numbers: Mapping[str, Any]) -> Section | None:
         if numbers[name]:
             rows = [(_words(kind), count) for kind, count in numbers[name].items()]
             parts.append(tag("div", table((title, "Times"), rows)))
+    if near := numbers.get("near"):
+        rows = [
+            ("pairs", near["pairs"]),
+            ("clusters that they connect", near["clusters"]),
+            ("documents of the largest", near["largest"]),
+            ("in earlier corpora", near["known"]),
+        ]
+        if near["diameter_min"] is not None:
+            rows.append(("lowest similarity inside a cluster", f"{near['diameter_min']:.2f}"))
+        parts.append(tag("div", table(("Near duplicates", ""), rows)))
     if numbers["clusters"]:
         rows = [(cluster["source"], cluster["copies"]) for cluster in numbers["clusters"]]
         parts.append(tag("div", table(("Most copied", "Copies left out"), rows)))

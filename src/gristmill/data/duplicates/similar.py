@@ -57,7 +57,7 @@ def jaccard_pairs(flat: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> n
 
 
 def jaccard_pairs_plain(flat: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The same without the native extension, about 20 times as slow."""
+    """The same without the native extension, 9 times as slow."""
     out = np.zeros(len(pairs))
     for at, pair in enumerate(pairs):
         a, b = pair.tolist()

@@ -86,11 +86,14 @@ def cut_passages(
             for at in kept[low:high].tolist():
                 yield np.frombuffer(table["text"][at - start].as_py().encode(), np.uint8)
 
-    total = int(labels.size[kept].sum())
+    gone = sum(end - start for at in labels.cuts for start, end in labels.cuts[at])
+    total = int(labels.size[kept].sum()) + gone  # of the texts as they stand in the parts
     found = repeats(texts, total, least, scratch, memory_bytes)
     for at, text, spans in zip(kept.tolist(), texts(), found, strict=True):
         if spans and (cuts := at_words(text.tobytes(), spans)):
             add_cuts(labels, at, len(text), cuts)
+            if not labels.size[at]:
+                labels.drop(np.array([at]), "repeated_text")
 
 
 def window_hashes(document: np.ndarray, least: int) -> np.ndarray:
