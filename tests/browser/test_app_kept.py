@@ -164,3 +164,34 @@ def test_a_server_that_keeps_nothing_says_so(page, start) -> None:
     answered(page)
     page.get_by_text("This server keeps no conversations").wait_for()
     assert state.stored == []
+
+
+def edit_first(page, text: str) -> None:
+    page.locator(".user").first.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit the question").fill(text)
+    page.keyboard.press("Enter")
+    page.locator(".user").get_by_text(text).wait_for()
+    answered(page)
+
+
+def test_a_title_goes_with_its_question_until_a_person_gives_one(page, start) -> None:
+    url, state = start()
+    page.goto(url)
+    ask(page, "one")
+    answered(page)
+    ask(page, "two")
+    answered(page, 1)
+    assert page.locator("#chat-title").inner_text() == "one"
+    edit_first(page, "uno")
+    assert page.locator("#chat-title").inner_text() == "uno"
+    page.get_by_role("link", name="uno").wait_for()
+    page.get_by_role("button", name="Previous version").first.click()
+    edit_first(page, "ein")
+    until(page, lambda: kept(state)["title"] == "ein", "stored by its new title")
+    page.get_by_role("button", name="More for ein").click()
+    page.get_by_role("menuitem", name="Rename").click()
+    page.get_by_label("Title").fill("Numbers")
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Numbers").wait_for()
+    edit_first(page, "eins")
+    assert page.locator("#chat-title").inner_text() == "Numbers"

@@ -75,10 +75,10 @@ class Target:
 
 
 @contextmanager
-def target(engine: Engine) -> Iterator[Target]:
+def target(engine: Engine, operations: serve.Operations | None = None) -> Iterator[Target]:
     params = SamplingParams(SHORT["max_tokens"], temperature=SHORT["temperature"])
     alone = endless_engine().chat(SHORT["messages"], params).text
-    app = serve.build_app([serve.Served("tiny", engine)])
+    app = serve.build_app([serve.Served("tiny", engine)], operations)
     with serve.served(app) as url:
         yield Target(url, engine, app, alone)
 

@@ -21,10 +21,11 @@ import httpx
 import pytest
 
 from gristmill.engine import Engine
+from gristmill.errors import WorkError
 from gristmill.lm import Request, SamplingParams
 from gristmill.machine import resident_memory
 from gristmill.serve import worker
-from tests.serve.faults import CHAT, COMPLETIONS, SHORT, endless_engine, target
+from tests.serve.faults import CHAT, COMPLETIONS, SHORT, endless_engine, soon, target
 from tests.tiny_model import PROMPTS, random_model
 
 CODE = "from gristmill.cli.main import main; main()"
@@ -143,6 +144,35 @@ def test_an_exception_in_one_request_is_told_to_it_alone(monkeypatch) -> None:
         assert whole.status_code == 500 and "secret" not in whole.text
         assert "secret" not in text and '"error"' in text and "[DONE]" not in text
         assert at.at_rest()
+
+
+@pytest.mark.parametrize(
+    "body", [{"n": 3, **SHORT}, {"prompt": ["x", "a b c"]}], ids=["n", "prompts"]
+)
+def test_where_one_answer_breaks_the_others_to_the_request_end(monkeypatch, body) -> None:
+    """Nobody would hear them, and they would go on to their last token."""
+    real, broken = worker.Worker._news, []
+
+    def fragile(self, g, listener):
+        if len(g.output) > 3 and not (broken and broken[0] is not g):
+            broken.append(g)
+            return WorkError("this one broke")
+        return real(self, g, listener)
+
+    with target(endless_engine()) as at:
+        monkeypatch.setattr(worker.Worker, "_news", fragile)
+        path = CHAT if "messages" in body else COMPLETIONS
+        got = at.ask(path, {**body, "max_tokens": 10_000})
+        assert got.status_code == 500 and "this one broke" in got.text
+        assert soon(at.at_rest, 5)
+
+
+def test_more_answers_than_a_server_makes_at_once_are_the_requests_fault(url: str) -> None:
+    """503 would have clients ask again for ever."""
+    body = {"prompt": ["x"] * 256, "n": 5, "max_tokens": 1}
+    refused = httpx.post(f"{url}{COMPLETIONS}", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+    assert "1280" in refused.text and "1024" in refused.text
 
 
 def test_more_than_the_worker_takes_is_refused_early(monkeypatch) -> None:

@@ -47,12 +47,10 @@ class As:
 
 
 def client(clock: Clock, who: Key | None) -> TestClient:
-    """`/v1/x?charge=..&settle=..&status=..&model=..` does what it is told."""
+    """`/v1/x?charge=..&settle=..&status=..` does what it is told."""
 
     async def answer(request: Request) -> JSONResponse:
         told, allowance = request.query_params, request.state.allowance
-        if "model" in told:
-            allowance.check_model(told["model"])
         if "charge" in told:
             allowance.charge(int(told["charge"]))
         if "settle" in told:
@@ -129,15 +127,6 @@ def test_a_request_beyond_the_whole_limit_is_not_to_be_tried_again() -> None:
     refused = client(Clock(), key(tokens_per_minute=600)).post("/v1/x?charge=601")
     assert refused.status_code == 429
     assert "retry-after" not in refused.headers and refused.headers["x-should-retry"] == "false"
-
-
-def test_models_that_a_key_may_not_use_are_not_there() -> None:
-    http = client(Clock(), key(models=("a", "b")))
-    assert http.post("/v1/x?model=a").status_code == 200
-    refused = http.post("/v1/x?model=c")
-    assert refused.status_code == 404
-    assert refused.json()["error"]["code"] == "model_not_found"
-    assert client(Clock(), key()).post("/v1/x?model=c").status_code == 200
 
 
 def test_looking_is_not_limited_and_without_a_key_nothing_is() -> None:

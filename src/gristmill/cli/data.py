@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gristmill.cli.console import err, out, show_json
+from gristmill.cli.bar import Bar
+from gristmill.cli.console import out, show_json
 from gristmill.cli.mix import mix
 from gristmill.cli.story import explain, find, record
 from gristmill.data import BuildConfig, documents_dir, summarize
@@ -43,6 +43,9 @@ def build(
     per_package_bytes: Annotated[
         int, _option("Bytes to read of one installed package.", _INPUT, min=1)
     ] = 1_000_000,
+    crawl_root: Annotated[
+        Path | None, _option("Where the files of a .paths list lie; beside it by default.", _INPUT)
+    ] = None,
     profile: Annotated[
         str, _option("Rules to judge all by: web, docs, code, book, …", _RULES)
     ] = "auto",
@@ -109,6 +112,7 @@ def build(
         sources=sources,
         max_bytes=max_bytes or "all",
         per_package_bytes=per_package_bytes,
+        crawl_root=str(crawl_root or ""),
         profile=profile,
         limits=dict(_limit(text) for text in limit or ()),
         languages=language or (),
@@ -135,8 +139,9 @@ def build(
     )
     if output.exists() and not output.is_dir():
         raise RequestError(f"{output} is a file; -o names a directory")
-    with _progress() as progress:
-        result = run(config, {}, output, progress)
+    with Bar() as view:
+        view.begin("reading")
+        result = run(config, {}, output, view.progress)
     if as_json:
         show_json({"documents": str(result.outputs["documents"]), **result.metrics})
         return
@@ -204,31 +209,8 @@ def why(
         if number:
             out.print()
         for name, value in explain(row):
-            out.print(f"[bold]{name:<13}[/bold]", end="", soft_wrap=True)
+            out.print(f"[bold]{name:<15}[/bold]", end="", soft_wrap=True)
             out.print(value, markup=False, soft_wrap=True)
-
-
-def _progress() -> Any:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    class Bar(Progress):
-        """A rich progress bar that is called as a stage's listener."""
-
-        def __call__(self, done: float, total: float, unit: str = "", **values: Any) -> None:
-            if not self.tasks:
-                self.add_task("reading", total=total)
-            shown = " ".join(f"{name} {value}" for name, value in values.items())
-            self.update(
-                self.tasks[0].id, completed=done, total=total, description=f"reading {shown}"
-            )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    return Bar(*columns, console=err, transient=True, disable=bool(os.environ.get("NO_PROGRESS")))
 
 
 def _show(metrics: dict[str, Any]) -> None:

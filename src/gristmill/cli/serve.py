@@ -92,6 +92,13 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="With what was asked and answered in them.")
     ] = False,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send an OpenTelemetry span of each request to a collector, as http://localhost:4318.",
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -122,6 +129,7 @@ def serve(
         from gristmill.serve.logs import line_writer
         from gristmill.serve.origins import is_loopback
         from gristmill.serve.store import default_path
+        from gristmill.serve.tracing import exporting_to
 
     from gristmill.cli.offer import Offer, load
 
@@ -133,6 +141,7 @@ def serve(
         cors_origins=cors_origin or (),
         write=line_writer(request_log) if request_log else None,
         log_prompts=log_prompts,
+        tracing=exporting_to(otlp) if otlp else None,
     )
     kept = None if no_store else Store(store or default_path())
     load_all = partial(
@@ -183,4 +192,6 @@ def serve(
             run_server(app, listener, ready, drain_seconds)
     if kept is not None:
         kept.close()
+    if operations.tracing is not None:
+        operations.tracing.shutdown()
     err.print("stopped", style="dim")

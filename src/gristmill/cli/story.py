@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,62 @@ from gristmill.data import Document, documents, documents_dir
 from gristmill.data.schema import FILES
 from gristmill.errors import RequestError
 
+_SHOWN = 20
+_LOOKED_AT = 20_000  # sources that are compared for a hint: more would take minutes
+
 
 def find(directory: Path, wanted: str) -> list[Document]:
     """The documents that `wanted` names: exactly, else by the end of source or path.
 
     Raises RequestError when there is none (with the nearest source) or more than 20.
     """
-    rows = [row for part in FILES for row in documents(directory, part)]
+    if not wanted.strip():
+        raise RequestError("name a document: its id, its source, or the end of its source or path")
     path = Path(wanted).expanduser()
     url = path.resolve().as_uri() if path.exists() else ""
     tail = "/" + wanted.lstrip("/")
-    for matches in (
+    ways = (
         lambda row: wanted in (row.id, row.source, row.url),
         lambda row: row.url == url,
-        lambda row: row.source.startswith(f"{wanted}:"),  # rows of a JSONL file
+        lambda row: row.source.startswith((f"{wanted}:", f"{wanted}/")),  # records of a file
+        lambda row: f"/{wanted.lstrip('/')}:" in row.source or f"{tail}/" in row.source,
         lambda row: row.source.endswith(tail),
-    ):
-        if found := [row for row in rows if matches(row)]:
-            break
-    else:
-        # The nearest source, or the source whose file name is nearest: people type either.
-        names = {row.source.rsplit("/", 1)[-1]: row.source for row in reversed(rows)}
-        names |= {row.source: row.source for row in rows}
-        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
-        hint = f' Did you mean "{names[close[0]]}"?' if close else ""
-        raise RequestError(f'no document "{wanted}" in {documents_dir(directory)}.{hint}')
-    if len(found) > 20:
+    )
+    by_way: list[list[Document]] = [[] for _ in ways]
+    counts = [0] * len(ways)
+    for row in _all(directory):
+        for number, matches in enumerate(ways):
+            if matches(row):
+                counts[number] += 1
+                if len(by_way[number]) < _SHOWN:
+                    by_way[number].append(row)
+    found, count = next(
+        ((rows, count) for rows, count in zip(by_way, counts, strict=True) if rows), ([], 0)
+    )
+    if not found:
         raise RequestError(
-            f'"{wanted}" names {len(found)} documents, for example {found[0].source} and {found[1].source}. '
+            f'no document "{wanted}" in {documents_dir(directory)}.{_nearest(directory, wanted)}'
+        )
+    if count > _SHOWN:
+        raise RequestError(
+            f'"{wanted}" names {count} documents, for example {found[0].source} and {found[1].source}. '
             "Give more of the source, or an id."
         )
     return found
+
+
+def _all(directory: Path) -> Iterator[Document]:
+    for part in FILES:
+        yield from documents(directory, part)
+
+
+def _nearest(directory: Path, wanted: str) -> str:
+    """A hint: the nearest source, or the source whose file name is nearest: people type either."""
+    sources = [row.source for row in islice(_all(directory), _LOOKED_AT)]
+    names = {source.rsplit("/", 1)[-1]: source for source in reversed(sources)}
+    names |= {source: source for source in sources}
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    return f' Did you mean "{names[close[0]]}"?' if close else ""
 
 
 def record(row: Document) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from gristmill.data.card import dataset_card
@@ -72,6 +73,7 @@ class BuildConfig(CurationConfig):
     against: documents directories of earlier corpora; what is near one of their documents is left out.
     repeated: "lines" or "paragraphs" that stood in an earlier document are cut out.
     passages: the shortest passage, in bytes, that is cut out where it stood in an earlier document; 0: none.
+    crawl_root: the folder below which the files of a list of paths (`warc.paths.gz`) lie; "": beside the list.
     workers: processes that read; the result is the same for any number.
     executor: where they run: a pool of processes on this machine, or Ray (extra [ray]).
     """
@@ -85,6 +87,7 @@ class BuildConfig(CurationConfig):
     against: tuple[str, ...] = ()
     repeated: tuple[Literal["lines", "paragraphs"], ...] = ()
     passages: int = Field(0, ge=0, le=1000)
+    crawl_root: str = ""
     workers: int = Field(2, ge=1, le=256)
     executor: Literal["processes", "ray"] = "processes"
 
@@ -148,9 +151,17 @@ def _decided(
         drop_repeated(labels, work, what)
     if config.passages:
         cut_passages(labels, work, config.passages)
+    _name_what_stays(labels)
     for reading, rows in zip(readings, _rows_of(readings), strict=True):
         reading.kept = int(labels.size[rows][labels.kept[rows]].sum())
     return labels, near
+
+
+def _name_what_stays(labels: Labels) -> None:
+    """A copy of a copy is a copy of what the other is a copy of."""
+    of = labels.of
+    while len(chained := np.flatnonzero((of >= 0) & (of[of] >= 0))):
+        of[chained] = of[of[chained]]
 
 
 def _rows_of(readings: Sequence[Reading]) -> Iterator[slice]:
@@ -169,7 +180,7 @@ def _unread(readings: Sequence[Reading], limit: float) -> Iterator[tuple[Item, d
         for item in reading.unread():
             if item.refused or item.path not in paths:
                 paths.add(item.path)
-                yield item, {} if item.refused else {"max_bytes": limit}
+                yield item, {} if item.refused else {"max_bytes": int(limit)}
 
 
 def _forget_others(parts: Path, used: set[Path]) -> None:
@@ -187,8 +198,15 @@ def resolve(config: BuildConfig) -> list[Group]:
     if not wanted:
         raise RequestError('no source given: name folders or files, or "python"')
     groups: list[Group] = []
+    crawl_root = Path(config.crawl_root).expanduser().resolve() if config.crawl_root else None
+    if crawl_root is not None and not crawl_root.is_dir():
+        raise RequestError(f'crawl_root "{config.crawl_root}" is no folder')
     taken = {"stdlib", "topics", "packages"}
-    for source in dict.fromkeys(wanted):
+    places: dict[Any, str] = {}
+    for source in wanted:
+        own = source == "python" or Path(source).expanduser().resolve()
+        places.setdefault(own, source)
+    for source in places.values():
         if source == "python":
             groups += python_groups(config.seed, config.per_package_bytes)
             continue
@@ -197,7 +215,7 @@ def resolve(config: BuildConfig) -> list[Group]:
         while group_name(name) in taken:
             name, number = f"{base}-{number}", number + 1
         taken.add(group_name(name))
-        groups.append(folder_group(source, name))
+        groups.append(folder_group(source, name, crawl_root))
     return groups
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gristmill.data.schema import arrow, document_id, part_schema
+from gristmill.data.schema import arrow, document_id, part_schema, sound
+from gristmill.errors import GristmillError
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ Step = Callable[[Draft], None]
 
 @dataclass(frozen=True)
 class Curate:
-    """The stage. `settings` are those of `steps.Settings`; the steps are made in the process that runs them."""
+    """The stage. `settings` are a `steps.CurationConfig`; the steps are made in the process that runs them."""
 
     settings: Any
     key: str
@@ -65,8 +66,7 @@ class Curate:
     def __call__(self, batch: Any) -> Any:
         drafts = [self._draft(row) for row in batch.to_pylist()]
         for draft in drafts:
-            for step in self._steps:
-                step(draft)
+            _through(draft, self._steps)
         rows = [_row(draft) for draft in drafts]
         return arrow().RecordBatch.from_pylist(rows, schema=part_schema())
 
@@ -84,22 +84,38 @@ class Curate:
         return {"settings": self.settings, "key": self.key}
 
 
+def _through(draft: Draft, steps: tuple[Step, ...]) -> None:
+    """A text that trips a step must not end the build: it is dropped as "failed", with the error."""
+    try:
+        for step in steps:
+            step(draft)
+    except (
+        GristmillError
+    ):  # a missing extra, an extraction that cannot start: not this text's fault
+        raise
+    except Exception as error:
+        draft.reason = ""
+        draft.drop("failed")
+        draft.story["error"] = f"{type(error).__name__}: {error}"[:1000]
+
+
 def _row(draft: Draft) -> dict[str, Any]:
+    text = sound(draft.text)
     if draft.title:
         draft.story.setdefault("title", draft.title)
     return {
         "id": document_id(draft.url, draft.source),
-        "text": draft.text,
+        "text": text,
         "source": draft.source,
         "url": draft.url,
-        "license": draft.license,
-        "date": draft.date,
-        "meta": json.dumps(draft.story, ensure_ascii=False, default=str),
+        "license": sound(draft.license),
+        "date": sound(draft.date),
+        "meta": sound(json.dumps(draft.story, ensure_ascii=False, default=str)),
         "kind": draft.kind,
         "group": draft.group,
         "package": draft.package,
         "drop_reason": draft.reason,
-        "size": len(draft.text.encode()),
+        "size": len(text.encode()),
         "unit": draft.package if draft.group == "packages" else draft.source,
         "language": draft.language,
         "quality": draft.quality,

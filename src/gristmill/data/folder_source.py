@@ -1,7 +1,8 @@
 """A person's own folder or file as a source: everything in it is read or gets a reason why not.
 
 Reasons: "symlink" (links are not followed: they leave the folder or go round in it), "broken_symlink",
-"not_a_file" (pipe, socket, device), "unreadable", "hidden", "tool_folder", "unsupported_format".
+"not_a_file" (pipe, socket, device), "unreadable", "hidden", "tool_folder", "build" (what `gristmill data build`
+made), "unsupported_format", "missing" (a file that a list of paths names), "crawl_list" (such a list in a folder).
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gristmill.data.formats import format_of
+from gristmill.data.formats import TOOL_FOLDERS, format_of
 from gristmill.data.sources import Group, Item, file_url, modified, printable
+from gristmill.data.sources.builds import training_documents
+from gristmill.data.sources.crawl_paths import is_crawl_paths, read_crawl_paths
+from gristmill.data.sources.trees import tree_state
 from gristmill.errors import RequestError
 
-# Folders that tools make: copies, caches and dependencies, not what the person wrote.
-TOOL_FOLDERS = {"__pycache__", "node_modules", "bower_components", "site-packages", "venv", "env"}
-TOOL_FOLDERS |= {"dist", "build", "target", "_build", "__MACOSX", "$RECYCLE.BIN"}
 SEGMENT_BYTES = 1_000_000
 MAX_ROW_BYTES = 8_000_000
 
 
-def folder_group(path: str, name: str) -> Group:
-    """The group of one folder or file, named `name`.
+def folder_group(path: str, name: str, crawl_root: Path | None = None) -> Group:
+    """The group of one folder or file, named `name`. crawl_root: where the files of a list of paths lie, by
+    default beside the list.
 
     Raises RequestError when it is missing or cannot be listed.
     """
@@ -38,8 +40,13 @@ def folder_group(path: str, name: str) -> Group:
             'Name a folder, a file, or "python" for the installed Python.'
         )
     root = root.resolve()
-    if root.is_file():
+    if root.is_file() and is_crawl_paths(root):
+        items = list(_crawl_items(root, root.name, group_name(name), crawl_root))
+    elif root.is_file():
         items = list(_entry_items(root.parent, root.name, root.name, group_name(name)))
+    elif (train := training_documents(root)) is not None:
+        found = _entry_items(train.parent, train.name, f"{name}/{train.name}", group_name(name))
+        items = [replace(item, reader="documents") for item in found]
     elif not root.is_dir():
         raise RequestError(f'source "{path}" is neither a folder nor a regular file')
     else:
@@ -47,7 +54,7 @@ def folder_group(path: str, name: str) -> Group:
             os.scandir(root).close()
         except OSError as error:
             raise RequestError(f'source "{path}" cannot be listed: {error.strerror}') from None
-        items = list(_folder_items(root, name))
+        items = list(_folder_items(root, name, crawl_root))
     size = sum(item.size for item in items if not item.refused)
     return Group(group_name(name), size, partial(_segmented, items))
 
@@ -57,7 +64,7 @@ def group_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "folder"
 
 
-def _folder_items(root: Path, name: str) -> Iterator[Item]:
+def _folder_items(root: Path, name: str, crawl_root: Path | None = None) -> Iterator[Item]:
     """Breadth first, names sorted: of equal files the one nearest to the top is read first and stays."""
     level = [""]
     while level:
@@ -69,18 +76,16 @@ def _folder_items(root: Path, name: str) -> Iterator[Item]:
                 yield _item(root, prefix, name, refused="unreadable", detail=_why(error))
                 continue
             if prefix and ".git" in names:
-                yield _labelled(
-                    root / prefix,
-                    f"{name}/{prefix}".rstrip("/"),
-                    group_name(name),
-                    reader="source_tree",
-                    kind="code",
-                )
+                item = _item(root, prefix, name, reader="source_tree", kind="code")
+                size, stamp = tree_state(root / prefix)
+                yield replace(item, source=item.source.rstrip("/"), size=size, stamp=stamp)
                 continue
             for entry in names:
                 relative = f"{prefix}{entry}"
-                if _is_folder(root / relative) and not _skipped_folder(entry):
+                if _is_folder(root / relative) and not _refused_folder(root / relative):
                     below.append(f"{relative}/")
+                elif is_crawl_paths(root / relative) and (root / relative).is_file():
+                    yield from _listed_items(root, relative, name, crawl_root)
                 else:
                     yield from _entry_items(root, relative, f"{name}/{relative}", group_name(name))
         level = below
@@ -93,8 +98,13 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _skipped_folder(name: str) -> bool:
-    return name.startswith(".") or name in TOOL_FOLDERS
+def _refused_folder(path: Path) -> str:
+    """Why nothing in a folder is read, or "". A build that lies in its own source must not read itself."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.name in TOOL_FOLDERS:
+        return "tool_folder"
+    return "build" if (path / "work/parts").is_dir() and (path / "documents").is_dir() else ""
 
 
 def _entry_items(root: Path, relative: str, source: str, group: str) -> Iterator[Item]:
@@ -111,7 +121,7 @@ def _entry_items(root: Path, relative: str, source: str, group: str) -> Iterator
         target = {"target": printable(os.readlink(path))}
         yield make(refused="symlink" if path.exists() else "broken_symlink", detail=target)
     elif stat.S_ISDIR(status.st_mode):
-        yield make(refused="hidden" if name.startswith(".") else "tool_folder")
+        yield make(refused=_refused_folder(path))
     elif not stat.S_ISREG(status.st_mode):
         yield make(refused="not_a_file", detail={"type": _file_type(status.st_mode)})
     elif name.startswith("."):
@@ -123,6 +133,31 @@ def _entry_items(root: Path, relative: str, source: str, group: str) -> Iterator
             yield make(status, refused="unsupported_format", detail=detail)
         else:
             yield make(status, reader=format.reader, kind=format.kind)
+
+
+def _listed_items(root: Path, relative: str, name: str, crawl_root: Path | None) -> Iterator[Item]:
+    """What a list of paths in a folder adds to it: what is missing, and what lies elsewhere."""
+    path, source = root / relative, f"{name}/{relative}"
+    try:
+        for item in _crawl_items(path, source, group_name(name), crawl_root):
+            if item.refused or root not in Path(item.path).parents:
+                yield item
+    except RequestError as error:
+        yield _item(root, relative, name, refused="unreadable", detail={"error": str(error)})
+    else:
+        yield _item(root, relative, name, refused="crawl_list")
+
+
+def _crawl_items(path: Path, source: str, group: str, crawl_root: Path | None) -> Iterator[Item]:
+    """The files that a list of paths names, in its order, and what is missing of them."""
+    root = crawl_root or path.parent
+    listed = read_crawl_paths(path, root)
+    for file in listed.found:
+        relative = file.relative_to(root).as_posix()
+        yield from _entry_items(root, relative, f"{source}/{relative}", group)
+    for line in listed.missing:
+        detail = {"looked_in": printable(str(root))}
+        yield _labelled(path, f"{source}/{line}", group, refused="missing", detail=detail)
 
 
 def _item(root: Path, relative: str, name: str, **fields: Any) -> Item:
@@ -140,6 +175,7 @@ def _labelled(
         group=group,
         date=modified(status.st_mtime) if status else "",
         size=status.st_size if status else 0,
+        stamp=str(status.st_mtime_ns) if status else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +41,12 @@ _BY_SUFFIX = {
     "tgz": ("latex", "paper"),
     "tar": ("latex", "paper"),
 }
+_TEXT_KEY = re.compile(rb'"(?:text|content|messages|conversations|mapping|chat_messages)"\s*:')
 # Names under which chat services hand out their users' conversations.
 _CHATS = ("conversations.json", "_chat.txt")
+# Folders that tools make: copies, caches and dependencies, not what the person wrote.
+TOOL_FOLDERS = {"__pycache__", "node_modules", "bower_components", "site-packages", "venv", "env"}
+TOOL_FOLDERS |= {"dist", "build", "target", "_build", "__MACOSX", "$RECYCLE.BIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Format:
 
 
 def format_of(path: Path) -> Format:
-    """The format of a regular file. Only .xml files are opened for it."""
+    """The format of a regular file. Only .xml and .json files are opened for it."""
     name = path.name.lower()
     suffixes = [suffix for suffix in name.split(".")[1:] if suffix]
     packed = bool(suffixes) and suffixes[-1] in _PACKINGS
@@ -67,6 +72,8 @@ def format_of(path: Path) -> Format:
         return Format(*_BY_SUFFIX[suffix])
     if suffix == "xml" and (dump := _dump(path)):
         return dump
+    if suffix == "json" and _has_texts(path):
+        return Format("json", "jsonl")
     if suffix == "gz":  # arXiv's one file of a paper has no name inside; others say what they are
         return Format("latex", "paper") if packed else Format("", "text", ".gz")
     if packed and suffix in _PACKINGS:
@@ -75,6 +82,19 @@ def format_of(path: Path) -> Format:
     if kind == "jsonl":
         return Format("packed_jsonl" if packed else "jsonl", kind)
     return Format("packed" if packed else "file", kind)
+
+
+def _has_texts(path: Path) -> bool:
+    """Whether a JSON file is a list of objects with texts or conversations, and no settings or data."""
+    from gristmill.data.sources.opening import opened
+
+    try:
+        with opened(path) as stream:
+            head = stream.some(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:
+        return False
+    objects = head.startswith(b"[") and head[1:].lstrip().startswith(b"{")
+    return objects and _TEXT_KEY.search(head) is not None
 
 
 def _dump(path: Path) -> Format | None:

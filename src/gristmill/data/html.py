@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 _SILENT = {
@@ -37,6 +38,11 @@ tfoot th thead tr ul"""
 _BLOCK = frozenset(_BLOCKS.split())
 _HEADING = {"h1": "# ", "h2": "## ", "h3": "### ", "h4": "#### ", "h5": "##### ", "h6": "###### "}
 _PERMALINK = re.compile("[¶§]$")
+_MAX_REST = 4096
+_LONG_REFERENCE = re.compile(
+    "&#[0-9]{8,};?"
+)  # no character; a number of thousands of digits is an error
+_ANY_TAG = re.compile(r"<[^\s<>]*")
 
 
 class _Reader(HTMLParser):
@@ -47,17 +53,19 @@ class _Reader(HTMLParser):
         self._parts: list[str] = []
         self._prefix = ""
         self._silent: list[str] = []
+        self._open: Counter[str] = Counter()  # of those in `_silent`
         self._preformatted = 0
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title":
             self._in_title = True
-        if tag == "body":
-            self._silent = [t for t in self._silent if t != "head"]  # <head> left open
+        if tag == "body" and self._open.pop("head", 0):  # <head> left open
+            self._silent = [t for t in self._silent if t != "head"]
         if tag in _SILENT and tag not in _VOID:
             self._flush()
             self._silent.append(tag)
+            self._open[tag] += 1
         elif tag == "br":
             self._parts.append("\n")
         elif tag in _BLOCK:
@@ -69,9 +77,11 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self._in_title = False
-        if tag in self._silent:
-            while self._silent.pop() != tag:
-                pass
+        if self._open[tag]:
+            closed = ""
+            while closed != tag:
+                closed = self._silent.pop()
+                self._open[closed] -= 1
         elif tag in _BLOCK:
             self._flush()
             self._prefix = ""
@@ -98,6 +108,11 @@ class _Reader(HTMLParser):
             self._prefix = ""
 
     def finish(self) -> None:
+        # What is left begins with a tag or comment that nothing closes; at each "<" in it the parser would look
+        # for the end again.
+        if len(self.rawdata) > _MAX_REST:
+            rest, self.rawdata = self.rawdata, ""
+            self.handle_data("" if self.cdata_elem else _ANY_TAG.sub(" ", rest))
         self.close()
         self._flush()
 
@@ -108,7 +123,7 @@ def html_text(html: str) -> str:
     Never raises on malformed HTML. A page whose text is all inside removed elements gives "".
     """
     reader = _Reader()
-    reader.feed(html)
+    reader.feed(_LONG_REFERENCE.sub("\ufffd", html))
     reader.finish()
     title = " ".join(reader.title.split())
     blocks = reader.blocks

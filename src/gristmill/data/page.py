@@ -70,21 +70,15 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> Section:
             _bytes(source["kept"]["bytes"]),
             f"{source['share_before']:.1%}",
             f"{source['share_after']:.1%}",
-            _few(source["dropped"]),
         )
         for source in sources
     ]
-    head = (
-        "Source",
-        "Found",
-        "Size",
-        "Kept",
-        "Size kept",
-        "Share before",
-        "Share after",
-        "Left out",
-    )
-    return Section("Sources", table(head, rows), "The mixture before and after curation.")
+    head = ("Source", "Found", "Size", "Kept", "Size kept", "Share before", "Share after")
+    left_out = [(s["source"], _few(s["dropped"])) for s in sources if s["dropped"]]
+    body = [table(head, rows)]
+    if left_out:
+        body.append(table(("Source", "Most of what was left out"), left_out))
+    return Section("Sources", join(body), "The mixture before and after curation.")
 
 
 def _few(dropped: Mapping[str, int]) -> str:

@@ -91,6 +91,7 @@ def _stdlib_items(seed: int) -> Iterator[Item]:
             license=PYTHON_LICENSE,
             date=modified(stat.st_mtime),
             size=stat.st_size,
+            stamp=str(stat.st_mtime_ns),
             refused=refused,
         )
         private = any(p.startswith("_") and p != "__init__.py" for p in parts)
@@ -208,6 +209,7 @@ def _package_items(seed: int, per_package_bytes: int) -> Iterator[Item]:
                 license=license,
                 date=modified(stat.st_mtime),
                 size=stat.st_size,
+                stamp=str(stat.st_mtime_ns),
                 refused=refused,
             )
             if kind != "python":

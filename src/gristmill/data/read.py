@@ -35,7 +35,9 @@ _READERS = {
     "parquet": ("tables", "read_parquet"),
     "csv": ("tables", "read_csv"),
     "packed_jsonl": ("tables", "read_jsonl"),
+    "json": ("tables", "read_json"),
     "chats": ("chats", "read_chats"),
+    "documents": ("builds", "read_documents"),
     "source_tree": ("source_tree", "read_source_tree"),
 }
 

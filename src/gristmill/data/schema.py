@@ -42,7 +42,8 @@ class Document:
     meta: JSON object with what was decided and from which numbers (see `gristmill data why`).
     kind: one of KINDS.
     group: the mixture group: "stdlib", "topics", "packages", or the name of a folder.
-    drop_reason: "" when kept, else the one reason (documented in quality.py, decode.py, build.py).
+    drop_reason: "" when kept, else the one reason: of the readers (their docstrings), of steps.py, of the rules
+        (rules/profiles.py), of duplicates/, "failed" (a text that tripped the program), "over_max_bytes".
     split: "train" or "heldout", "" when dropped.
     """
 
@@ -84,7 +85,12 @@ def arrow_schema() -> Any:
     return pyarrow.schema([(name, pyarrow.string()) for name in TEXT_COLUMNS])
 
 
-_LONE = re.compile("[\ud800-\udfff]")  # surrogates, which Arrow's strings cannot hold
+_LONE = re.compile("[\ud800-\udfff]")
+
+
+def sound(text: str) -> str:
+    """`text` with U+FFFD for single surrogates, which JSON can say and Arrow's strings cannot hold."""
+    return text if text.isascii() else _LONE.sub("\ufffd", text)
 
 
 def raw_schema() -> Any:
@@ -99,16 +105,16 @@ def raw_batch(rows: Sequence[tuple[Item, Raw]]) -> Any:
     """A record batch of `raw_schema` of what was read, each document with its file's labels where it has none."""
     columns = [
         {
-            "source": raw.source,
-            "url": raw.url or item.url,
-            "license": raw.license or item.license,
-            "date": raw.date or item.date,
+            "source": sound(raw.source),
+            "url": sound(raw.url or item.url),
+            "license": sound(raw.license or item.license),
+            "date": sound(raw.date or item.date),
             "kind": raw.kind or item.kind,
             "group": item.group,
             "package": item.package,
-            "title": raw.title,
-            "text": _LONE.sub("\ufffd", raw.text),
-            "charset": raw.charset,
+            "title": sound(raw.title),
+            "text": sound(raw.text),
+            "charset": sound(raw.charset),
             "reason": raw.reason,
             "detail": json.dumps(raw.detail, default=str),
             "html": raw.html,
@@ -165,6 +171,10 @@ def documents_dir(directory: Path | str) -> Path:
     for inside in ("", "documents", "data/documents"):
         if (directory / inside / "train.parquet").is_file():
             return directory / inside
+    if any((directory / "work" / "parts").glob("*.parquet")):
+        raise RequestError(
+            f"the build in {directory} did not end; run its command again, and it goes on"
+        )
     raise RequestError(
         f"{directory} holds no documents: expected train.parquet there, in documents/ or in "
         "data/documents/. `gristmill data build SOURCE -o DIR` makes them."

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gristmill.data.curate import Curate, Draft, Step
+from gristmill.data.judging import judged
+from gristmill.errors import RequestError
 from gristmill.files import hash_json, hash_path
 from gristmill.stage import StageConfig
 
 if TYPE_CHECKING:
     from gristmill.data.duplicates import EvalIndex
-    from gristmill.data.rules import Finding, Profile
 
 # Raised when a step decides otherwise than before: parts of an older program are then made anew.
-VERSION = 2
+VERSION = 3
 # Kinds whose lines are cited, and compiled: there only what is certain is taken out.
 CODE_KINDS = frozenset({"python", "code", "pydoc"})
 _CERTAIN = frozenset({"email", "key"})
@@ -78,6 +77,10 @@ def curation(config: CurationConfig) -> Curate:
     settings = CurationConfig(
         **{name: getattr(config, name) for name in CurationConfig.model_fields}
     )
+    for classifier, limit in (("quality", "min_quality"), ("toxicity", "max_toxicity")):
+        default = CurationConfig.model_fields[limit].default
+        if getattr(settings, limit) != default and not getattr(settings, classifier):
+            raise RequestError(f"{limit} says nothing without a classifier: set {classifier} too")
     made = steps(settings)  # what cannot be loaded is said now, not by a worker
     del made
     files = [hash_path(path) for path in settings.files]
@@ -91,7 +94,7 @@ def steps(config: CurationConfig) -> tuple[Step, ...]:
         repaired,
         _without_private(config),
         _in_language(config),
-        _judged(config),
+        judged(config),
         _listed(config),
         _scored(config),
         _not_evaluated_on(config),
@@ -180,6 +183,10 @@ def _without_private(config: CurationConfig) -> Step:
 
 
 def _in_language(config: CurationConfig) -> Step:
+    for code in config.languages:
+        if not re.fullmatch("[a-z]{2,3}", code):
+            raise RequestError(f'"{code}" is no ISO 639 code of a language, such as en, de, pt')
+
     def step(draft: Draft) -> None:
         if draft.reason or draft.kind in CODE_KINDS:
             return
@@ -199,90 +206,6 @@ def _in_language(config: CurationConfig) -> Step:
             draft.drop("language", signal="language_confidence", value=confidence, limit=limit)
 
     return step
-
-
-def _judged(config: CurationConfig) -> Step:
-    from gristmill.data.rules import judge, measure, nearly
-    from gristmill.data.text.words import definition
-
-    profile_of = profiles(config)
-    definition("whitespace")
-
-    def step(draft: Draft) -> None:
-        if draft.reason:
-            return
-        if draft.kind == "python" and (error := _syntax_error(draft.text)):
-            # other tools' Python, a template, Python 2: still code, but not for `ast`
-            draft.kind, draft.story["not_python"] = "code", error
-        profile = profile_of(draft.kind, draft.language)
-        signals, text = measure(draft.text, profile)
-        used = dict.fromkeys(rule.signal for rule in profile.rules)
-        draft.story["profile"] = profile.name
-        draft.story["signals"] = {name: round(signals[name], 4) for name in used}
-        verdict = judge(signals, profile)
-        if verdict.keep:
-            draft.text = text
-            close = nearly(signals, profile)
-            if close:
-                draft.story["nearly"] = [_told(finding) for finding in close]
-            return
-        first, *others = verdict.broken
-        told = _told(first)
-        draft.drop(told.pop("reason"), **told)
-        if others:
-            draft.story["also"] = [_told(finding) for finding in others]
-
-    return step
-
-
-def _told(finding: Finding) -> dict[str, Any]:
-    return {**asdict(finding), "value": round(finding.value, 4)}
-
-
-def profiles(config: CurationConfig) -> Callable[[str, str], Profile]:
-    """(kind, language) -> the profile of rules that holds for it under `config`.
-
-    Raises RequestError for an unknown profile and for limits that no rule has.
-    """
-    from gristmill.data.rules import PROFILES, in_language, with_limits
-    from gristmill.errors import RequestError, nearest
-
-    if config.profile != "auto" and config.profile not in PROFILES:
-        names = ("auto", *PROFILES)
-        raise RequestError(
-            f'no profile is called "{config.profile}".{nearest(config.profile, names)} There are: {", ".join(names)}'
-        )
-    named = dict(PROFILES)
-    if config.limits and config.profile != "auto":
-        named[config.profile] = with_limits(named[config.profile], config.limits)
-    elif config.limits:
-        named = _limited(named, config.limits)
-
-    def of(kind: str, language: str) -> Profile:
-        profile = named[kind if config.profile == "auto" else config.profile]
-        return in_language(profile, language) if language not in ("", "und") else profile
-
-    return of
-
-
-def _limited(
-    named: dict[str, Profile], limits: dict[str, float | Literal["off"]]
-) -> dict[str, Profile]:
-    """Each limit in all profiles that have such a rule; one that none has is an error of the first."""
-    from gristmill.data.rules import with_limits
-    from gristmill.errors import RequestError
-
-    for name, value in limits.items():
-        changed, error = dict(named), None
-        for key, profile in named.items():
-            try:
-                changed[key] = with_limits(profile, {name: value})
-            except RequestError as caught:
-                error = caught
-        if error is not None and changed == named:
-            raise error
-        named = changed
-    return named
 
 
 def _listed(config: CurationConfig) -> Step:
@@ -377,16 +300,3 @@ def exact_key(text: str) -> bytes:
     """16 bytes, equal for texts that differ in case and white space only."""
     normal = " ".join(text.casefold().split())
     return hashlib.blake2b(normal.encode(), digest_size=16).digest()
-
-
-def _syntax_error(text: str) -> str:
-    """Why `text` does not compile, or "". Compiling to bytecode is 1.5 times as fast as building the tree."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(text, "<document>", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        return f"line {error.lineno}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return str(error) or type(error).__name__
-    return ""

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from gristmill.data.schema import FILES, Document, documents
+from gristmill.data.urls import domain
 
 SAMPLES = 3  # of each reason, and of what each rule nearly removed
 SAMPLE_CHARACTERS = 600
@@ -106,12 +106,12 @@ def _count(found: _Found, document: Document) -> None:
     size = len(document.text.encode())
     story = document.details
     raw = story.get("bytes", 0) or size
-    found.total.add(size or raw)
-    found.read[document.group].add(size or raw)
+    found.total.add(raw)
+    found.read[document.group].add(raw)
     if copied := story.get("duplicate_of"):
         found.clusters[copied["id"], copied["source"]] += 1
     if document.drop_reason:
-        found.reasons[document.drop_reason][document.group].add(size or raw)
+        found.reasons[document.drop_reason][document.group].add(raw)
         _draw(found.samples[document.drop_reason], document, story.get("decided"))
         return
     found.kept.add(size)
@@ -121,7 +121,7 @@ def _count(found: _Found, document: Document) -> None:
         "languages": story.get("language", {}).get("code", "") or "not told",
         "licenses": document.license or "not stated",
         "kinds": document.kind,
-        "domains": urlsplit(document.url).hostname or "",
+        "domains": domain(document.url),
     }
     for name, label in labels.items():
         if label:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gristmill.data.read import read
-from gristmill.data.schema import arrow, part_schema, raw_batch
+from gristmill.data.schema import arrow, document_id, part_schema, raw_batch
 from gristmill.data.sources import Group, Item, Raw
 from gristmill.data.stage import Stage
+from gristmill.errors import GristmillError
 from gristmill.files import hash_json, write_with
 
 UNIT_ITEMS, UNIT_BYTES = 48, 600_000
@@ -109,7 +110,7 @@ def _read_footer(path: Path) -> Part | None:
 
 def _batches(items: Iterable[Item]) -> Iterator[Any]:
     """Record batches of raw documents, small enough that a batch of large pages fits in memory."""
-    found = ((item, raw) for item in items for raw in _raws(item))
+    found = ((item, raw) for item in items for raw in _apart(item, _raws(item)))
     while rows := _some(found):
         yield raw_batch(rows)
 
@@ -130,8 +131,25 @@ def _raws(item: Item) -> Iterator[Raw]:
     if item.refused:
         yield Raw(item.source, reason=item.refused, detail=dict(item.detail))
         return
+    found = item.offset > 0  # a later piece of a JSONL file may be all blank lines
     try:
-        yield from read(item)
+        for raw in read(item):
+            found = True
+            yield raw
+    except GristmillError:
+        raise  # a missing extra: not this file's fault, and not to be remembered in a part
     except Exception as error:
-        detail = {"error": f"{type(error).__name__}: {error}"}
+        found = True
+        detail = {"error": f"{type(error).__name__}: {error}"[:1000]}
         yield Raw(item.source, reason="failed", detail=detail)
+    if not found:
+        yield Raw(item.source, reason="no_text")
+
+
+def _apart(item: Item, raws: Iterable[Raw]) -> Iterator[Raw]:
+    """What one file calls the same (a page that was crawled twice) is numbered, since ids follow from it."""
+    seen: dict[str, int] = {}
+    for raw in raws:
+        name = document_id(raw.url or item.url, raw.source)
+        seen[name] = number = seen.get(name, 0) + 1
+        yield raw if number == 1 else replace(raw, source=f"{raw.source}#{number}")

@@ -15,7 +15,7 @@ from gristmill.data.sources import Item
 from gristmill.data.split import Splits
 from gristmill.files import write_with
 
-ROW_GROUP = 512
+ROW_GROUP, GROUP_CHARACTERS = 512, 32_000_000  # whichever is reached first
 Columns = dict[str, str]
 
 
@@ -68,17 +68,19 @@ def _write(paths: Mapping[str, Path], rows: Iterator[Columns]) -> None:
         for name, path in paths.items()
     }
     waiting: dict[str, list[Columns]] = {name: [] for name in paths}
+    sizes = dict.fromkeys(paths, 0)
 
     def flush(name: str) -> None:
         if waiting[name]:
             writers[name].write_table(pyarrow.Table.from_pylist(waiting[name], schema=schema))
-            waiting[name] = []
+            waiting[name], sizes[name] = [], 0
 
     try:
         for row in rows:
             name = row["split"] or "dropped"
             waiting[name].append(row)
-            if len(waiting[name]) >= ROW_GROUP:
+            sizes[name] += len(row["text"])
+            if len(waiting[name]) >= ROW_GROUP or sizes[name] >= GROUP_CHARACTERS:
                 flush(name)
         for name in paths:
             flush(name)
@@ -93,8 +95,8 @@ def _final(
     at = int(labels.starts[number])
     names = [name for name in TEXT_COLUMNS if name != "split"]
     with arrow().parquet.ParquetFile(labels.parts[number].path) as file:
-        for batch in file.iter_batches(batch_size=256, columns=[*names, "unit"]):
-            for columns in batch.to_pylist():
+        for group in range(file.num_row_groups):  # of bounded size: see units.BATCH_BYTES
+            for columns in file.read_row_group(group, [*names, "unit"]).to_pylist():
                 yield _decided(labels, splits, at, columns, named)
                 at += 1
 

@@ -149,7 +149,8 @@ def bar_chart(
         return Html("")
     longest = max([bar.value + bar.error for bar in bars] + ([reference[1]] if reference else []))
     end = top if top is not None else (longest or 1.0)
-    width, left, row, head = 540, 168, 25, 24
+    longest_label = max(len(bar.label) for bar in bars)
+    width, left, row, head = 540, min(max(168, 7 * longest_label), 250), 25, 24
     right = 66 + max(7 * len(bar.note) for bar in bars)
     scale = (width - left - right) / end
     headings = ["", *(bar.group for bar in bars)]

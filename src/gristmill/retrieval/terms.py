@@ -36,7 +36,7 @@ STOP_WORDS = frozenset(
     give had has have having he her him his how i if in into is it its itself let ll me my of on or our out
     please re s she should show so some such t tell than that the their them then there these they this
     those to up us ve was we were what when where which while who whom whose why will with would you your
-    explain describe mean means summarize written say says said question""".split()  # noqa: SIM905
+    explain describe mean means summarize written say says said question""".split()
 )
 # Words of the question's frame: they search (with the little weight their frequency leaves them), but a
 # passage that shares only these with the question has not answered it.
@@ -44,7 +44,7 @@ FRAME_WORDS = frozenset(
     """argument arguments attribute class code example examples find function functions library method
     methods module object package parameter parameters python return returned returning returns snippet
     take takes usage use used uses using work works description document documents name section
-    signature sentence called""".split()  # noqa: SIM905
+    signature sentence called""".split()
 )
 _QUESTION_CHARS = 4000
 _PHRASE_WINDOW = 40

@@ -57,7 +57,7 @@ def build_app(
             Route("/openapi.json", openapi),
             *_routes(server),
             *web.routes(server),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", _Fresh(directory=STATIC)),
         ],
         exception_handlers={
             ApiError: on_error,
@@ -70,6 +70,15 @@ def build_app(
     )
     app.state.lifecycle = server.operations.lifecycle
     return app
+
+
+class _Fresh(StaticFiles):
+    """Asked about at each use, and rarely sent: browsers would mix modules of two versions after an upgrade."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 @cache

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 from gristmill.errors import RequestError, WorkError
-from gristmill.lm import ContextOverflow
 from gristmill.serve.worker import Cancelled, Unavailable
 
 log = logging.getLogger("gristmill.serve")
 
 FAILED = "the server failed; see its log"
+OVERLOADED = 529  # Anthropic's, for what is 503 elsewhere
 CLIENT_GONE = 499  # nobody reads it; nginx's "client closed request"
 
 
@@ -47,8 +48,6 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case FieldError():
             return ApiError(400, str(error), param=error.param, code=error.code)
-        case ContextOverflow():
-            return ApiError(400, str(error), param="messages", code="context_length_exceeded")
         case RequestError():
             return ApiError(400, str(error))
         case Unavailable() | Cancelled():
@@ -74,6 +73,18 @@ def openai_body(error: ApiError) -> dict[str, Any]:
     return {"error": message}
 
 
+def openai_event(error: ApiError) -> bytes:
+    """The last event of a stream of chat or completions."""
+    return f"data: {json.dumps(openai_body(error))}\n\n".encode()
+
+
+def responses_event(error: ApiError, number: int) -> bytes:
+    """That of `/v1/responses`, which numbers its events."""
+    told = {"code": error.code, "message": str(error), "param": error.param}
+    numbered = {"type": "error", **told, "sequence_number": number}
+    return f"event: error\ndata: {json.dumps(numbered)}\n\n".encode()
+
+
 _ANTHROPIC = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -90,3 +101,18 @@ def anthropic_body(error: ApiError) -> dict[str, Any]:
     default = "api_error" if error.status >= 500 else "invalid_request_error"
     told = {"type": _ANTHROPIC.get(error.status, default), "message": str(error)}
     return {"type": "error", "error": told}
+
+
+def anthropic_event(error: ApiError) -> bytes:
+    """The last event of a stream."""
+    return f"event: error\ndata: {json.dumps(anthropic_body(error))}\n\n".encode()
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a route is of Anthropic's API; all others speak OpenAI's."""
+    return path.startswith("/v1/messages")
+
+
+def anthropic_status(status: int) -> int:
+    """What that API says where others say `status`."""
+    return OVERLOADED if status == 503 else status

@@ -20,7 +20,7 @@ from gristmill.serve.parsing import (
     Text,
     Tool,
 )
-from gristmill.serve.running import Running, off_the_loop
+from gristmill.serve.running import Names, Running, off_the_loop
 from gristmill.serve.ticket import Ticket
 from gristmill.serve.worker import Step
 
@@ -29,16 +29,14 @@ from gristmill.serve.worker import Step
 class Ask:
     """A chat request that has been understood, in no API's terms.
 
-    messages: as chat templates take them. limited_by: the field that asks for a number of tokens, which must then
-    fit; without one, params.max_tokens is the most, and fewer come where the context ends. form_field: the one that
-    asks for a form of the text. variables: for the template. look_up: gives the index to answer from; may read files.
-    continued: the last message is the assistant's own, and goes on.
+    messages: as chat templates take them. names: of the request's fields; without one for a limit, params.max_tokens is
+    the most, and fewer come where the context ends. variables: for the template. look_up: gives the index to answer
+    from; may read files. continued: the last message is the assistant's own, and goes on.
     """
 
     messages: list[dict[str, Any]]
     params: SamplingParams
-    limited_by: str | None = None
-    form_field: str = "response_format"
+    names: Names
     tools: tuple[Tool, ...] = ()
     choice: Choice = "auto"
     parallel: bool = True
@@ -74,7 +72,6 @@ class Exchange:
     """Everything that may be refused is refused by `start`; after it, only `pieces` and `cancel`."""
 
     def __init__(self, served: Served, ask: Ask, ticket: Ticket) -> None:
-        """Raises ApiError for a model that the request's key may not use."""
         ticket.asks(served.name, ask.messages)
         self.served, self.ask = served, ask
         self._running = Running(served, ticket)
@@ -144,7 +141,7 @@ class Exchange:
         served, ask = self.served, self.ask
         prompt = served.prompt(messages, ask.tools, ask.variables, ask.continued)
         params = ask.params
-        if ask.limited_by is None:  # as many as context and cache leave
+        if ask.names.limit is None:  # as many as context and cache leave
             room = min(served.context, served.engine.cache_tokens) - len(prompt.ids)
             most = min(params.max_tokens, room)
             params = replace(params, max_tokens=max(1, params.min_tokens, most))
@@ -159,8 +156,8 @@ class Exchange:
             adapter=served.adapter,
             cache_salt=ask.cache_salt,
         )
-        field = ask.form_field if params.grammar is not None else "tools"
-        self._running.begin([request], ask.limited_by, field)
+        names = ask.names if params.grammar is not None else replace(ask.names, form="tools")
+        self._running.begin([request], names)
         parsers = [
             served.format.parser(ask.tools, prompt.in_reasoning) for _ in self._running.generations
         ]

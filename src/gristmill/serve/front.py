@@ -26,7 +26,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gristmill.errors import GristmillError, needing
 from gristmill.serve.auth import key_of
-from gristmill.serve.errors import ApiError, FieldError, anthropic_body, as_api_error, openai_body
+from gristmill.serve.errors import (
+    ApiError,
+    FieldError,
+    anthropic_event,
+    as_api_error,
+    is_anthropic,
+    openai_event,
+    responses_event,
+)
 from gristmill.serve.http import error_response, on_error, until_gone
 from gristmill.serve.keys import Key
 from gristmill.serve.limits import Allowance
@@ -166,6 +174,9 @@ class _Forward:
         state = scope["state"]
         allowance, record = state["allowance"], state["record"]
         head: Message | None = None
+        # It waits for the record, which comes after it: a client that has it may leave, and end all this.
+        last: Message | None = None
+        events = 0
         try:
             async with AsyncExitStack() as admitting:
                 if allowance.key is not None and allowance.key.tokens_per_minute is not None:
@@ -184,19 +195,24 @@ class _Forward:
                             head = message
                             await send(message)
                         elif message.get("more_body"):  # see http.EventStream
+                            events += message["body"].count(b"\ndata: ")
                             await state["send"](message)
                         else:
-                            await send(message)
+                            last = message
                     await admitting.aclose()
+            if last is not None:
+                await send(last)
         except Exception as error:
             record.error = f"{type(error).__name__}: {error}"[:500]
             if not isinstance(error, GristmillError):
                 log.exception("%s %s failed", scope["method"], scope["path"])
             told = as_api_error(error)
+            if last is not None:
+                return await send(last)
             if head is None:
                 return await error_response(scope["path"], told)(scope, _never, send)
             if _is_stream(head):
-                words = _last_words(scope["path"], told)
+                words = _last_words(scope["path"], told, events)
                 return await send({"type": "http.response.body", "body": words})
             raise  # cut off: what has gone out cannot be taken back
 
@@ -257,14 +273,11 @@ def _is_stream(head: Message) -> bool:
     return headers.get(b"content-type", b"").startswith(b"text/event-stream")
 
 
-def _last_words(path: str, error: ApiError) -> bytes:
-    """An error's event in a stream of the API that the path belongs to."""
-    if path.startswith("/v1/messages"):
-        return b"event: error\ndata: " + json.dumps(anthropic_body(error)).encode() + b"\n\n"
-    if path == "/v1/responses":
-        told = {"type": "error", **openai_body(error)["error"]}
-        return b"event: error\ndata: " + json.dumps(told).encode() + b"\n\n"
-    return b"data: " + json.dumps(openai_body(error)).encode() + b"\n\n"
+def _last_words(path: str, error: ApiError, events: int) -> bytes:
+    """An error's event in a stream of the API that the path belongs to, of which `events` have gone out."""
+    if is_anthropic(path):
+        return anthropic_event(error)
+    return responses_event(error, events) if path == "/v1/responses" else openai_event(error)
 
 
 def labelled(texts: dict[str, str]) -> bytes:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import cache
-from reprlib import Repr
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,13 +17,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from gristmill.serve.complaints import field_error
 from gristmill.serve.depth import check_depth
 from gristmill.serve.errors import (
     CLIENT_GONE,
     ApiError,
     FieldError,
     anthropic_body,
+    anthropic_status,
     as_api_error,
+    is_anthropic,
     openai_body,
 )
 
@@ -116,46 +118,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_MISSING = {"missing", "union_tag_not_found"}
-
-
-def field_error(error: ValidationError) -> FieldError:
-    """The first complaint, in the path that a person would write. pydantic names each branch of a union that it tried
-    in the path, in words that no field has."""
-    details = error.errors(include_url=False, include_context=False)
-    # Of a union's branches the one that got furthest is the one that was meant.
-    first = max(details, key=lambda d: len(d["loc"])) if _same_field(details) else details[0]
-    path = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif re.fullmatch(r"[a-z0-9_]+", part) and part not in _BRANCHES:
-            path += f".{part}" if path else part
-    code = "missing" if first["type"] in _MISSING else "invalid_value"
-    if "type" in first["type"] or first["type"].startswith(("int_", "float_", "bool_", "string_")):
-        code = "invalid_type"
-    told = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in _MISSING else f", not {_shown(first['input'])}"
-    return FieldError(path or "body", f"{told[:1].lower()}{told[1:]}{given}", code)
-
-
-_BRANCHES = {"str", "int", "float", "bool", "list", "dict", "none"}
-
-
-def _same_field(details: list[Any]) -> bool:
-    return len({d["loc"][0] if d["loc"] else None for d in details}) == 1
-
-
-_SHORT = Repr()  # of a large value the whole would take long
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 4, 20, 20
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
-
-
-def _shown(value: object) -> str:
-    text = _SHORT.repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def warnings(body: Body) -> dict[str, str]:
     """The header that names fields which nobody knows."""
     if not body.unknown:
@@ -242,8 +204,10 @@ async def _disconnected(receive: Receive) -> None:
 
 def error_response(path: str, error: ApiError) -> JSONResponse:
     """In the envelope of the API that the path belongs to."""
-    envelope = anthropic_body if path.startswith("/v1/messages") else openai_body
-    return JSONResponse(envelope(error), status_code=error.status, headers=error.headers)
+    if is_anthropic(path):
+        status = anthropic_status(error.status)
+        return JSONResponse(anthropic_body(error), status, headers=error.headers)
+    return JSONResponse(openai_body(error), error.status, headers=error.headers)
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -28,7 +28,9 @@ class Lifecycle:
     def __init__(self) -> None:
         self.stage: Stage = "ready"
         self.detail = ""
-        self.under_way = 0  # requests, from their head to the last byte of their response
+        self.under_way = (
+            0  # requests, to the last byte of their response, and what is made in the background
+        )
         self._aborts: set[Callable[[], object]] = set()
 
     @contextmanager
@@ -39,6 +41,15 @@ class Lifecycle:
             yield
         finally:
             self._aborts.discard(abort)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While it lasts, going down waits for it."""
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
 
     def abort(self) -> None:
         """End all that is under way."""
@@ -68,11 +79,8 @@ class Gate:
             return await self._app(scope, receive, send)
         if life.stage != "ready" and not (scope["path"] in ALWAYS or is_open(scope["path"])):
             return await error_response(scope["path"], _refusal(life))(scope, receive, send)
-        life.under_way += 1
-        try:
+        with life.working():
             await self._app(scope, receive, send)
-        finally:
-            life.under_way -= 1
 
 
 def _refusal(life: Lifecycle) -> ApiError:

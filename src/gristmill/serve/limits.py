@@ -1,4 +1,4 @@
-"""What one key may take: requests and tokens a minute, answers at once, models.
+"""What one key may take: requests and tokens a minute, answers at once.
 
 Rates are token buckets: a bucket holds a minute's worth and fills evenly, so whoever was idle may take a minute's worth
 at once, and over any t minutes nobody gets more than (1 + t) times the limit. Headers are OpenAI's.
@@ -81,17 +81,6 @@ class Allowance:
     key: Key | None = None
     charged: int = 0
     settled: bool = field(default=False, init=False)
-
-    def check_model(self, name: str) -> None:
-        """Raises ApiError 404: to whoever may not use a model it is not there."""
-        if self.key is not None and not self.key.may_use(name):
-            usable = ", ".join(self.key.models or ()) or "none"
-            raise ApiError(
-                404,
-                f"there is no model {name!r:.80} for this key; it may use {usable}",
-                param="model",
-                code="model_not_found",
-            )
 
     def charge(self, tokens: int, asked_for: bool = True) -> None:
         """Take what the request may come to: its prompt and all that its answers may hold. Raises TooMany.

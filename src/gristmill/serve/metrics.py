@@ -58,13 +58,15 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """An engine at one moment. cache_usage: 0 to 1. cache: labels of cache_config_info, such as num_gpu_blocks."""
+    """An engine at one moment. cache_usage: 0 to 1. cache, lora: labels of cache_config_info, such as num_gpu_blocks,
+    and of lora_requests_info; where there are none, that one is not shown."""
 
     running: int
     waiting: int
     cache_usage: float
     stats: Stats
     cache: Mapping[str, str] = field(default_factory=dict)
+    lora: Mapping[str, str] = field(default_factory=dict)
 
 
 Read = Callable[[], Reading]
@@ -106,16 +108,17 @@ class Metrics:
 
     def model(self, name: str) -> ModelMetrics:
         """Those of a model or adapter, the same object for the same name."""
-        if name not in self._models:
-            self._models[name] = ModelMetrics(
-                {key: h.labels(name) for key, h in self._histograms.items()},
-                {r: self._ended.labels(name, r) for r in ("stop", "length", "abort", "error")},
-                self._prompt.labels(name),
-                self._generated.labels(name),
-                self._cached.labels(name),
-                self._clock,
-            )
-        return self._models[name]
+        if name in self._models:
+            return self._models[name]
+        made = ModelMetrics(
+            {key: h.labels(name) for key, h in self._histograms.items()},
+            {r: self._ended.labels(name, r) for r in ("stop", "length", "abort", "error")},
+            self._prompt.labels(name),
+            self._generated.labels(name),
+            self._cached.labels(name),
+            self._clock,
+        )
+        return self._models.setdefault(name, made)  # two threads may have come this far
 
     def forget(self, name: str) -> None:
         """An adapter was unloaded: its series would stay for ever."""
@@ -245,10 +248,15 @@ class _Readings:
                 counter.add_metric([model], count(reading.stats))
             yield counter
         info = Metric(self._prefix + "cache_config_info", "Of the key-value cache.", "gauge")
+        lora = Metric(
+            self._prefix + "lora_requests_info", "Adapters in use; when, as value.", "gauge"
+        )
         for model, reading in readings.items():
             if reading.cache:
                 info.add_sample(info.name, {"model_name": model, **reading.cache}, 1)
-        yield info
+            if reading.lora:
+                lora.add_sample(lora.name, {"model_name": model, **reading.lora}, time.time())
+        yield from (info, lora)
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Reading], float]], ...] = (

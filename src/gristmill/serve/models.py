@@ -12,6 +12,7 @@ from gristmill.engine import Engine
 from gristmill.errors import RequestError, nearest
 from gristmill.retrieval import Index
 from gristmill.serve.errors import ApiError
+from gristmill.serve.keys import Key
 from gristmill.serve.parsing import Format, Tool, detect
 from gristmill.serve.prompts import Prompt, make_prompt
 from gristmill.serve.worker import Worker
@@ -95,20 +96,24 @@ class Models:
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._by_name.values()))
 
-    def get(self, name: str | None) -> Served:
-        """Raises ApiError, 404."""
-        if name is None:
-            return next(iter(self))
-        if name not in self._by_name:
-            have = ", ".join(repr(n) for n in list(self._by_name)[:10])
-            hint = nearest(name, self._by_name)
+    def usable(self, key: Key | None) -> dict[str, Served]:
+        """What `key` may use, by name; without keys, all."""
+        return {m.name: m for m in self if key is None or key.may_use(m.name)}
+
+    def get(self, name: str | None, key: Key | None = None) -> Served:
+        """That of the name, or the first. Raises ApiError, 404: to whoever may not use a model it is not there."""
+        usable = self.usable(key)
+        wanted = next(iter(usable), "") if name is None else name
+        if wanted not in usable:
+            who = "this server has" if key is None else "this key may use"
+            have = ", ".join(repr(n) for n in list(usable)[:10]) or "none"
             raise ApiError(
                 404,
-                f"there is no model {name!r:.80} here; this server has {have}.{hint}",
+                f"there is no model {wanted!r:.80} here; {who} {have}.{nearest(wanted, usable)}",
                 param="model",
                 code="model_not_found",
             )
-        return self._by_name[name]
+        return usable[wanted]
 
     def load_adapter(self, name: str, path: str, base: str | None, in_place: bool) -> None:
         """Serve the PEFT adapter at `path` as `name`. Raises RequestError where the name is taken (unless in_place,

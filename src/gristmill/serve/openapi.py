@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gristmill import __version__
+from gristmill.serve.errors import anthropic_status, is_anthropic
 from gristmill.serve.http import Body
 from gristmill.serve.schemas import ANTHROPIC_ERROR, ERROR, EVENT
 from gristmill.serve.server import Server
@@ -27,6 +28,7 @@ _WHY = {
     431: "The request has too many headers.",
     500: "The server failed; its log says how.",
     503: "The server has too much to do, or is going down.",
+    529: "The server has too much to do, or is going down.",
 }
 
 Handler = Callable[[Server, Request], Awaitable[Response]]
@@ -104,7 +106,9 @@ def _operation(o: Operation, refs: Any) -> dict[str, Any]:
         body = refs[(o.takes, "validation")]
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
         statuses |= {400, 404, 408, 413}
-    error = "AnthropicError" if o.path.startswith("/v1/messages") else "Error"
+    if is_anthropic(o.path):
+        statuses = set(map(anthropic_status, statuses))
+    error = "AnthropicError" if is_anthropic(o.path) else "Error"
     refusal = {"$ref": _REF.format(model=error)}
     for status in sorted(statuses):
         made["responses"][str(status)] = {

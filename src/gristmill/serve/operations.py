@@ -32,13 +32,12 @@ async def version(server: Server, request: Request) -> Response:
 
 
 async def models(server: Server, request: Request) -> Response:
-    key = key_of(request.scope)
-    usable = [each for each in server.models if key is None or key.may_use(each.name)]
-    return JSONResponse({"object": "list", "data": [_card(each) for each in usable]})
+    usable = server.models.usable(key_of(request.scope))
+    return JSONResponse({"object": "list", "data": [_card(each) for each in usable.values()]})
 
 
 async def model(server: Server, request: Request) -> Response:
-    return JSONResponse(_card(server.models.get(request.path_params["name"])))
+    return JSONResponse(_card(server.model(request, request.path_params["name"])))
 
 
 def _card(served: Served) -> dict[str, Any]:

@@ -6,17 +6,29 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 
 from gristmill.engine import Generation
 from gristmill.errors import RequestError
-from gristmill.lm import Request, TokenLogprob
+from gristmill.lm import CacheOverflow, ContextOverflow, Request, TokenLogprob
 from gristmill.serve.errors import FieldError
 from gristmill.serve.models import Served
 from gristmill.serve.ticket import Ticket
 from gristmill.serve.worker import Step, Unavailable
 
+TOO_LONG = "context_length_exceeded"  # OpenAI's code, by which clients know to shorten
 PATIENCE = 10.0  # seconds without news, after which a reader is told that the answer is under way
+
+
+@dataclass(frozen=True)
+class Names:
+    """By which fields an API asks for what the engine may refuse. prompt: for what the model reads. form: for what the
+    text must be. limit: for a number of tokens, which must then fit; None: the client asked for none."""
+
+    prompt: str
+    form: str
+    limit: str | None = None
 
 
 async def off_the_loop(work: Callable[[], None], compiles: bool) -> None:
@@ -70,30 +82,27 @@ class Running:
         self._cancelled = False
         self._lock = threading.Lock()  # two threads may begin and cancel at once
 
-    def begin(
-        self,
-        requests: Sequence[Request],
-        limited_by: str | None = None,
-        form_field: str = "response_format",
-    ) -> None:
+    def begin(self, requests: Sequence[Request], names: Names) -> None:
         """Check all, then queue all. Tokenizes: not for the event loop.
 
-        limited_by: the field by which max_tokens was asked for; so many tokens must then fit. form_field: the one
-        that a wrong grammar is told of.
         Raises RequestError and Unavailable; then none runs.
         """
         try:
             made = [self.served.engine.prepare(request) for request in requests]
+        except ContextOverflow as error:
+            raise FieldError(names.prompt, str(error), TOO_LONG) from None
+        except CacheOverflow as error:
+            raise FieldError(names.limit or names.prompt, str(error), TOO_LONG) from None
         except RequestError as error:
             if (told := str(error)).startswith("grammar: "):
-                raise FieldError(form_field, told.removeprefix("grammar: ")) from None
+                raise FieldError(names.form, told.removeprefix("grammar: ")) from None
             raise
-        if limited_by is not None:
+        if names.limit is not None:
             for generation in made:
-                self._check_room(generation, limited_by)
+                self._check_room(generation, names.limit)
         answers = [g for generation in made for g in (generation, *generation.siblings)]
         most = sum(len(g.prompt) for g in made) + sum(g.params.max_tokens for g in answers)
-        self.ticket.charge(most, asked_for=limited_by is not None)
+        self.ticket.charge(most, asked_for=names.limit is not None)
         try:
             for generation in made:
                 with self._lock:
@@ -102,7 +111,9 @@ class Running:
                     for each in self.generations[first:]:
                         each.cancelled = self._cancelled
                 self.served.running.submit(
-                    generation, lambda number, first=first: partial(self._inbox.put, first + number)
+                    generation,
+                    lambda number, first=first: partial(self._inbox.put, first + number),
+                    self.served.adapter,
                 )
         except Exception:
             self._cancel()
@@ -134,6 +145,7 @@ class Running:
             for number, item in items:
                 if isinstance(item, Exception):
                     self.ticket.failed(item)
+                    self._cancel()  # nobody hears the others any more
                     raise item
                 steps.append((number, item))
                 self._left -= item.completion is not None
@@ -164,7 +176,7 @@ class Running:
             raise FieldError(
                 limited_by,
                 f"{wanted} tokens do not fit: the prompt has {prompt} and the model's context holds {context}, "
-                f"which leaves {room}. Ask for fewer, shorten the messages, or leave {limited_by} out to take "
+                f"which leaves {room}. Ask for fewer, shorten the prompt, or leave {limited_by} out to take "
                 "what is left",
-                "context_length_exceeded",
+                TOO_LONG,
             )

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import Request
+
 from gristmill.machine import resident_memory
 from gristmill.retrieval import Index, Searchable
+from gristmill.serve.auth import key_of
 from gristmill.serve.metrics import Reading
 from gristmill.serve.middleware import Operations
 from gristmill.serve.models import Models, Served
@@ -53,6 +56,10 @@ class Server:
             self.models.start(each.name, worker)
             worker.start()
 
+    def model(self, request: Request, name: str | None) -> Served:
+        """The model that a request means. Raises ApiError, 404, for one that its key may not use, too."""
+        return self.models.get(name, key_of(request.scope))
+
     def look_up(self, index: Index | None, attachments: Sequence[str]) -> Searchable:
         """Raises FieldError."""
         return passages_for(index, attachments, self.attachments)
@@ -83,6 +90,7 @@ class Server:
 
     def _watch(self, served: Served) -> Watch:
         engine, metrics = served.engine, self.operations.metrics
+        watch = Watch(lambda adapter: metrics.model(adapter or served.name), lambda: engine.stats)
 
         def reading() -> Reading:
             load = engine.load
@@ -91,7 +99,15 @@ class Server:
                 "num_gpu_blocks": str(engine.cache_tokens // engine.block_size),
                 "cache_dtype": engine.cache_dtype,
             }
-            return Reading(load.running, load.waiting, load.cache, engine.stats, cache)
+            lora = {}
+            if loaded := engine.adapters:
+                running, waiting = watch.adapters()
+                lora = {
+                    "max_lora": str(len(loaded)),  # all that are loaded may run at once
+                    "running_lora_adapters": ",".join(running),
+                    "waiting_lora_adapters": ",".join(waiting),
+                }
+            return Reading(load.running, load.waiting, load.cache, engine.stats, cache, lora)
 
         metrics.watch(served.name, reading)
-        return Watch(lambda adapter: metrics.model(adapter or served.name), lambda: engine.stats)
+        return watch

@@ -20,10 +20,8 @@ class Ticket:
         self._record: Record = state.get("record") or Record()
 
     def asks(self, model: str, prompt: Any = None) -> None:
-        """Raises ApiError for a model that the key may not use. prompt: for the log, where it keeps them."""
+        """prompt: for the log, where it keeps them."""
         self._record.model, self._record.prompt = model, prompt
-        if self._allowance is not None:
-            self._allowance.check_model(model)
 
     def charge(self, tokens: int, asked_for: bool = True) -> None:
         """See Allowance.charge."""

@@ -13,9 +13,11 @@ from gristmill.serve.metrics import ModelMetrics
 
 @dataclass(slots=True)
 class Times:
-    """Of one answer, on `time.monotonic`'s clock."""
+    """Of one answer, on `time.monotonic`'s clock. adapter: by the name that requests use; None is the model itself."""
 
     arrived: float
+    metrics: ModelMetrics
+    adapter: str | None = None
     began: float | None = None
     first: float | None = None
     last: float | None = None  # token
@@ -37,16 +39,29 @@ class Watch:
         self._of, self._stats = of, stats
         self._times: WeakKeyDictionary[Generation, Times] = WeakKeyDictionary()
         self._waiting: dict[Generation, Times] = {}
+        self._adapted: dict[Generation, Times] = {}  # waiting or running, with an adapter
         self._computed = 0
         self._step_began = 0.0
 
-    def arrived(self, generation: Generation, at: float) -> None:
+    def arrived(self, generation: Generation, at: float, adapter: str | None = None) -> None:
+        metrics = self._of(adapter)
         for g in (generation, *generation.siblings):
-            self._times[g] = self._waiting[g] = Times(at)
+            self._times[g] = self._waiting[g] = Times(at, metrics, adapter)
+            if adapter is not None:
+                self._adapted[g] = self._times[g]
 
     def times(self, generation: Generation) -> Times | None:
         """For the log of its request; also after its end, as long as somebody holds it."""
         return self._times.get(generation)
+
+    def adapters(self) -> tuple[list[str], list[str]]:
+        """Those with answers that run, and those with answers that wait. Any thread may ask."""
+        alive = [times for g, times in list(self._adapted.items()) if not g.ended]
+        running, waiting = (
+            sorted({t.adapter for t in alive if t.adapter and (t.began is None) == waits})
+            for waits in (False, True)
+        )
+        return running, waiting
 
     def step(self, gained: Sequence[tuple[Generation, int]], at: float) -> None:
         """A step ended, in which these gained so many tokens each."""
@@ -56,12 +71,14 @@ class Watch:
             elif not g.ended:
                 continue
             del self._waiting[g]
+        for g in [g for g in list(self._adapted) if g.ended]:
+            del self._adapted[g]
         news: dict[ModelMetrics, tuple[int, list[float]]] = {}
         for g, count in gained:
             times = self._times.get(g)
             if times is None or not count:
                 continue
-            metrics = self._of(g.adapter)
+            metrics = times.metrics
             total, intervals = news.get(metrics, (0, []))
             if times.first is None or times.last is None:
                 times.first = at
@@ -84,6 +101,6 @@ class Watch:
         if times is None:
             return
         p = g.params
-        self._of(g.adapter).finished(
+        times.metrics.finished(
             completion, times.arrived, times.began, times.first, at, p.n, p.max_tokens
         )

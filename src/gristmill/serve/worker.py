@@ -88,10 +88,16 @@ class Worker:
         """Answers waiting or running."""
         return self._under_way
 
-    def submit(self, generation: Generation, deliver: Callable[[int], Deliver]) -> None:
+    def submit(
+        self,
+        generation: Generation,
+        deliver: Callable[[int], Deliver],
+        adapter: str | None = None,
+    ) -> None:
         """Start what `engine.prepare` made. For each answer to it, by its number, `deliver` gives what is called with
         each step, and after the last one never again; or with what went wrong. Set `cancelled` on the generation to
-        end it within a step. Raises Unavailable when too many wait."""
+        end it within a step. adapter: as the request named it, for the metrics. Raises Unavailable when too many wait.
+        """
         answers = [generation, *generation.siblings]
         entries = [(g, deliver(number)) for number, g in enumerate(answers)]
         with self._lock:
@@ -100,7 +106,7 @@ class Worker:
             if self._under_way + len(entries) > MAX_UNDER_WAY:
                 raise Unavailable(f"{self._under_way} answers are under way; try again later")
             self._under_way += len(entries)
-            self.watch.arrived(generation, time.monotonic())
+            self.watch.arrived(generation, time.monotonic(), adapter)
             self._inbox.put(entries)
 
     def _run(self) -> None:

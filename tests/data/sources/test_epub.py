@@ -54,7 +54,7 @@ def test_a_book(tmp_path: Path) -> None:
         "CC-BY-4.0",
         "1999-04-05",
     )
-    assert raw.detail["creators"] == ["Ann", "Bo"] and raw.detail["language"] == "en"
+    assert raw.detail["creators"] == ["Ann", "Bo"] and raw.detail["stated_language"] == "en"
 
 
 def test_a_missing_or_huge_chapter_costs_that_chapter(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gristmill.data.sources.source_tree import read_source_tree
+from gristmill.data.sources.trees import tree_state
 
 MIT = """Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction, including without
@@ -86,7 +87,7 @@ def check(found: list) -> None:
         "code",
         "markdown",
     )
-    assert by_path["part/src/b.js"].detail["language"] == "JavaScript"
+    assert by_path["part/src/b.js"].detail["programming_language"] == "JavaScript"
     assert [raw.source for raw in found] == sorted(raw.source for raw in found)
 
 
@@ -148,14 +149,60 @@ def test_a_repository_runs_nothing_it_configures(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
-def test_repositories_that_cannot_be_read(tmp_path: Path) -> None:
+def test_of_repositories_that_git_cannot_read_the_files_are_read(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     git(empty, "init", "-q")
-    assert [raw.reason for raw in read_source_tree(empty)] == ["unreadable"]
+    assert list(read_source_tree(empty)) == []
+    (empty / "a.py").write_text("x = 1\n")
+    assert [raw.text for raw in read_source_tree(empty)] == ["x = 1\n"]
     broken = tmp_path / "broken"
     (broken / ".git").mkdir(parents=True)
-    assert [raw.reason for raw in read_source_tree(broken)] == ["unreadable"]
+    (broken / "a.py").write_text("x = 2\n")
+    assert [raw.text for raw in read_source_tree(broken)] == ["x = 2\n"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ".git").write_text("gitdir: /nowhere")
+    (elsewhere / "a.py").write_text("x = 3\n")
+    found = {raw.source: raw.text or raw.reason for raw in read_source_tree(elsewhere)}
+    assert found == {"elsewhere/.git": "hidden", "elsewhere/a.py": "x = 3\n"}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_state_of_a_tree_follows_what_would_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    on_disk = tree_state(tmp_path)
+    assert on_disk[0] == 6
+    (tmp_path / "a.py").write_text("x = 22\n")
+    assert tree_state(tmp_path) != on_disk
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    first = tree_state(tmp_path)
+    assert first[0] == 7
+    (tmp_path / "a.py").write_text("x = 333\n")
+    assert tree_state(tmp_path) == first, "not committed, so not read"
+    git(tmp_path, "commit", "-q", "-a", "-m", "two")
+    assert tree_state(tmp_path)[0] == 8 and tree_state(tmp_path)[1] != first[1]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_lost_object_loses_one_file(tmp_path: Path) -> None:
+    for name in ("LICENSE", "a.py"):
+        (tmp_path / name).write_text(f"# {name}\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    done = subprocess.run(
+        ["git", "-C", str(tmp_path), "rev-parse", "HEAD:LICENSE"], capture_output=True, check=True
+    )
+    key = done.stdout.decode().strip()
+    lost = tmp_path / ".git" / "objects" / key[:2] / key[2:]
+    lost.unlink()
+    assert {raw.source.partition("/")[2]: raw.reason for raw in read_source_tree(tmp_path)} == {
+        "LICENSE": "license_text",
+        "a.py": "",
+    }
 
 
 def test_an_empty_or_absent_folder_has_no_files(tmp_path: Path) -> None:

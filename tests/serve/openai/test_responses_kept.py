@@ -236,6 +236,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 from gristmill import serve
 from gristmill.engine import Engine
+from gristmill.serve import run
 from gristmill.serve.store import Store
 from tests.tiny_model import random_model
 
@@ -243,33 +244,54 @@ model = random_model(max_seq_len=300_000)
 model.tokenizer.stop_ids = frozenset()
 app = serve.build_app([serve.Served("tiny", Engine(model))], store=Store(Path(sys.argv[1])))
 listener = serve.listen("127.0.0.1", 0)
-serve.serve(app, listener, lambda: print(serve.address_of(listener), flush=True))
+drain = float(sys.argv[2])
+run.LAST_WORDS_SECONDS = 30  # of a busy machine
+serve.serve(app, listener, lambda: print(serve.address_of(listener), flush=True), drain)
 """
 
 
+@contextmanager
+def apart(path: Path, drain: float = 30) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server in a process of its own, which can be killed."""
+    command = [sys.executable, "-c", SCRIPT, str(path), str(drain)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("drain", "tokens"), [(60, 1500), (0.3, 200_000)])
+def test_going_down_waits_for_what_is_in_the_background(
+    tmp_path: Path, drain: float, tokens: int
+) -> None:
+    """As for a stream, and as long; what takes longer is kept as far as it got, and why."""
+    path = tmp_path / "serve.sqlite"
+    with apart(path, drain) as (url, process):
+        id = post(url, input="x", background=True, max_output_tokens=tokens)["id"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    with Store(path) as store:
+        document, _ = store.response(id) or ({}, None)
+    response = document["response"]
+    if drain > 1:
+        assert response["status"] == "incomplete" and response["usage"]["output_tokens"] == tokens
+    else:
+        assert response["status"] == "failed" and "going down" in response["error"]["message"]
+        assert response["output"][0]["content"][0]["text"]
+
+
 def test_a_killed_server_has_lost_nothing(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-
-    @contextmanager
-    def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "serve.sqlite")]
-        environment = os.environ | {"PYTHONPATH": str(root)}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            try:
-                assert process.stdout is not None
-                yield process.stdout.readline().strip(), process
-            finally:
-                process.kill()
-
-    with server() as (url, process):
+    path = tmp_path / "serve.sqlite"
+    with apart(path) as (url, process):
         first = post(url, input="one", max_output_tokens=8)
         second = post(url, input="two", max_output_tokens=8, previous_response_id=first["id"])
         running = post(url, input="x", background=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with server() as (url, _):
+    with apart(path) as (url, _):
         assert [get(url, each["id"]) for each in (first, second)] == [first, second]
         third = post(
             url, input="three", max_output_tokens=8, previous_response_id=second["id"], store=False

@@ -10,7 +10,7 @@ import pytest
 from gristmill.engine.grammar import compile_grammar
 from gristmill.errors import RequestError
 from gristmill.lm import Grammar, Request, SamplingParams
-from gristmill.serve.parsing import Named, Tool, detect, with_reasoning
+from gristmill.serve.parsing import Named, Tool, detect
 from tests.serve.parsing.kinds import KINDS, TELLS, Kind, fold, seen
 
 WEATHER = {
@@ -202,9 +202,6 @@ def test_a_thought_may_end_before_an_answer_with_a_form(form):
         assert accepts(kind, free, right) and not accepts(kind, free, wrong)
         assert not accepts(kind, opened, right)
     plain = KINDS["json"]
-    assert accepts(plain, with_reasoning(grammar, True), f"So.</think>\n\n{right}")
-    assert not accepts(plain, with_reasoning(grammar, True), f"So.</think>\n\n{wrong}")
-    assert with_reasoning(grammar, False) is grammar
     assert plain.format.with_reasoning(grammar, True) is grammar, "it does not think"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 import gristmill
 from gristmill.engine import Engine
 from gristmill.kernels import Codes, QuantizedLinear, replace_int8
 from gristmill.model import Linear
 from gristmill.retrieval import Index
+from gristmill.serve.app import build_app
 from gristmill.serve.models import Served
 from gristmill.serve.web.live import quantization
 from tests.serve.web.conftest import State, client_of
@@ -45,6 +47,15 @@ def test_what_the_menu_offers(engine):
     assert isinstance(first["reasoning"], bool)
     assert isinstance(first["tools"], bool)
     assert (second["name"], second["adapter_of"], second["examples"]) == ("tuned", "tiny", [])
+
+
+def test_the_apps_files_are_asked_about_at_each_use(engine):
+    """Else browsers keep some of them for days, and mix two versions after an upgrade."""
+    with TestClient(build_app([Served("tiny", engine)]), base_url="http://localhost") as client:
+        got = client.get("/static/app.js")
+        assert got.status_code == 200 and got.headers["cache-control"] == "no-cache"
+        again = client.get("/static/app.js", headers={"if-none-match": got.headers["etag"]})
+        assert again.status_code == 304 and again.headers["cache-control"] == "no-cache"
 
 
 def test_what_is_loaded(engine, store):

@@ -47,7 +47,7 @@ def read_crawl_paths(path: Path, root: Path | None = None) -> CrawlPaths:
                 break
         else:
             missing.append(line)
-    return CrawlPaths(tuple(dict.fromkeys(found)), tuple(missing))
+    return CrawlPaths(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(missing)))
 
 
 def _lines(path: Path) -> list[str]:

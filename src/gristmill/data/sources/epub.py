@@ -1,7 +1,7 @@
 """EPUB books: the chapters in reading order as markdown-like text.
 
 A zip file whose META-INF/container.xml names a package file (OPF); its spine gives the order. Sizes are
-checked before and while a member is unpacked, so a zip bomb costs at most MAX_MEMBER_BYTES.
+checked while a member is unpacked, so a zip bomb costs at most MAX_BOOK_BYTES.
 Reasons: "too_large", "no_text", "encrypted" (DRM), "bad_record" (a chapter that cannot be read), "unreadable".
 Format: https://www.w3.org/TR/epub-33/
 """
@@ -72,22 +72,21 @@ def _book(book: zipfile.ZipFile, name: str) -> Iterator[Raw]:
     package = _xml(_member(book, root), root)
     about = _metadata(package)
     chapters, size = [], 0
-    for href in _spine(package):
+    for href in dict.fromkeys(_spine(package)):
         place = posixpath.normpath(
             posixpath.join(posixpath.dirname(root), unquote(href.partition("#")[0]))
         )
         try:
             data = _member(book, place)
         except _Refused as refused:
-            if refused.detail.get("limit") == MAX_BOOK_BYTES:
-                raise
+            size += refused.detail.get("limit", 0)  # it was unpacked so far
             yield Raw(
                 f"{name}/{printable(place)}",
                 reason=refused.reason,
                 detail=refused.detail,
                 kind="book",
             )
-            continue
+            data = b""
         except _BROKEN as error:
             detail = {"error": str(error)}
             yield Raw(f"{name}/{printable(place)}", reason="bad_record", detail=detail, kind="book")
@@ -158,6 +157,8 @@ def _metadata(package: ElementTree.Element) -> dict[str, Any]:
             creators.append(value)
         elif name in ("title", "language", "publisher", "rights", "date", "identifier"):
             about.setdefault(name, value)
+    if language := about.pop("language", ""):
+        about["stated_language"] = language
     if creators:
         about["creators"] = creators[:20]
     rights = about.get("rights", "")

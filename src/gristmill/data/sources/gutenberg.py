@@ -85,9 +85,8 @@ def gutenberg_book(name: str, text: str) -> Raw:
         text = _body(text)
     body = book_text(text)
     title = about.get("title", "")
-    detail: dict[str, Any] = {
-        key: about[key] for key in ("author", "language", "translator") if key in about
-    }
+    told = (("author", "author"), ("language", "stated_language"), ("translator", "translator"))
+    detail: dict[str, Any] = {name: about[key] for key, name in told if key in about}
     detail["gutenberg"] = wrapped
     if not body.strip():
         return Raw(name, reason="no_text", detail=detail, kind="book", title=title)

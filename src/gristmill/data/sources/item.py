@@ -15,8 +15,9 @@ class Item:
 
     reader: how to read it: "file", "jsonl" (the bytes [offset, offset + size) of a file), "metadata" (the
         long description in a distribution's METADATA), "topic" (a pydoc topic), "module" (what Python
-        tells about a module without source), or "" when `refused` already says why it is not read.
+        tells about a module without source), a format of read.py, or "" when `refused` already says why it is not read.
     size: bytes on disk, or 0 when unknown before reading.
+    stamp: what changes when the file does: its time of last change, or the commit of a repository.
     line: the number of the first line, for "jsonl".
     refused: the drop reason known before reading, or "".
     """
@@ -31,6 +32,7 @@ class Item:
     license: str = ""
     date: str = ""
     size: int = 0
+    stamp: str = ""
     offset: int = 0
     line: int = 1
     refused: str = ""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from gristmill.data.folder_source import TOOL_FOLDERS
-from gristmill.data.formats import KIND_OF_SUFFIX
+from gristmill.data.formats import KIND_OF_SUFFIX, TOOL_FOLDERS
 
 MAX_SOURCE_BYTES = (
     1_000_000  # hand-written files end near 500 kB (sqlite's parts, checker.ts is 2.5 MB: rare)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from gristmill.data.decode import decode
 from gristmill.data.sources.chats import conversation, conversation_turns
 from gristmill.data.sources.item import Raw, printable
+from gristmill.data.sources.json_records import BadRecord, json_records
 from gristmill.data.sources.licences import spdx
 from gristmill.data.sources.opening import Stream, lines, opened
 from gristmill.errors import missing_extra
@@ -38,6 +40,7 @@ _DATE = ("date", "timestamp", "created", "created_at", "published", "creationdat
 _LICENSE = ("license", "licence", "license_type", "rights")
 _TITLE = ("title", "headline", "name")
 _ID = ("id", "doc_id", "_id", "uuid", "warc-record-id")
+_SEVERAL_WORDS = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}")
 
 
 def read_jsonl(
@@ -128,11 +131,31 @@ def read_csv(path: Path, *, text_field: str = "", max_bytes: int = MAX_ROW_BYTES
                 row = dict(zip(header, values, strict=True))
                 if not text_field and _text(row, "") is None:
                     text_field = max(header, key=lambda column: len(row[column]))
+                    if not _SEVERAL_WORDS.search(row[text_field]):
+                        detail = {"found": header[:20]}
+                        yield Raw(name, reason="no_text_field", detail=detail)  # a table of numbers
+                        return
                 yield row_document(f"{name}:{number}", row, text_field)
             if text.reason:
                 yield Raw(name, reason=text.reason, detail=text.detail)
     except OSError as error:
         yield _broken(name, error, number - 1)
+
+
+def read_json(path: Path) -> Iterator[Raw]:
+    """The objects of a JSON array, or of one object after another."""
+    name, read = printable(path.name), 0
+    try:
+        with opened(path) as stream:
+            for number, record in json_records(stream, MAX_ROW_BYTES):
+                read = number
+                source = f"{name}:{number}"
+                if isinstance(record, BadRecord):
+                    yield Raw(source, reason=record.reason, detail={"error": record.error})
+                else:
+                    yield row_document(source, record)
+    except OSError as error:
+        yield _broken(name, error, read)
 
 
 class _Text:

@@ -29,12 +29,10 @@ from gristmill.data.sources.http_block import (
     parse_response,
 )
 from gristmill.data.sources.item import Raw, printable
+from gristmill.data.sources.opening import MAX_EXPANSION
 from gristmill.errors import missing_extra
 
 MAX_RECORD_BYTES = 10_000_000
-# Beyond this, skipping a record costs more time than its compressed bytes can justify: deflate reaches
-# 1,032 to 1 on zeros, pages 5 to 20 to 1.
-MAX_EXPANSION = 200
 _HTTP_HEADER_ROOM = 64 * 1024
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _NO_LABEL = ("", "application/octet-stream", "unk", "unknown")

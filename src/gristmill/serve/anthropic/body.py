@@ -19,6 +19,7 @@ from gristmill.serve.openai.messages import checked_tools
 from gristmill.serve.openai.sampling import MAX_STOPS, Part, Word
 from gristmill.serve.openai.shapes import dumps
 from gristmill.serve.parsing import Choice, Named, Tool
+from gristmill.serve.running import Names
 
 MAX_TOOLS = 512
 
@@ -117,6 +118,11 @@ class CountTokensRequest(Body):
         "speed": "standard",
         "output_format": None,  # of a beta; now output_config.format
         "fallbacks": [],
+        # Of betas
+        "billing_policy": None,
+        "compaction": None,
+        "fallback_credit_token": None,
+        "thread": None,
     }
 
     @property
@@ -204,11 +210,11 @@ class MessagesRequest(CountTokensRequest):
             stop=tuple(self.stop_sequences or ()),
             grammar=Grammar("json_schema", form.schema_) if form else None,
         )
-        # limited_by is left out: max_tokens is required, and so only the most that may come.
         return Ask(
             messages=self.conversation(),
             params=params,
-            form_field="output_config.format",
+            # No limit: max_tokens is required, and so only the most that may come.
+            names=Names("messages", "output_config.format"),
             tools=tools,
             choice=choice,
             parallel=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),

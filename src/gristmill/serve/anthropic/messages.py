@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.serve.anthropic.body import CountTokensRequest, MessagesRequest
 from gristmill.serve.anthropic.events import PING, STOP, Content, event, usage
-from gristmill.serve.errors import anthropic_body, broken_off
+from gristmill.serve.errors import anthropic_event, broken_off
 from gristmill.serve.exchange import End, Exchange
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.openai.shapes import dumps
@@ -22,7 +22,7 @@ from gristmill.serve.ticket import Ticket
 
 async def messages(server: Server, request: Request) -> Response:
     body = await read(request, MessagesRequest)
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     ask = body.ask(served)
     exchange = Exchange(served, ask, Ticket(request))
     headers = {**warnings(body), "x-gristmill-seed": str(ask.params.seed)}
@@ -35,7 +35,7 @@ async def messages(server: Server, request: Request) -> Response:
 
 async def count_tokens(server: Server, request: Request) -> Response:
     body = await read(request, CountTokensRequest)
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     told, (tools, _) = body.conversation(), body.tools_offered()
     variables = body.variables(served)
     prompt = await asyncio.to_thread(served.prompt, told, tools, variables, body.continued)
@@ -75,8 +75,7 @@ async def _events(exchange: Exchange) -> AsyncIterator[bytes]:
             if out:
                 yield b"".join(out)
     except Exception as error:
-        told = anthropic_body(broken_off(error))["error"]
-        yield event("error", dumps({"error": told})[1:-1])
+        yield anthropic_event(broken_off(error))
 
 
 def _start(exchange: Exchange) -> bytes:

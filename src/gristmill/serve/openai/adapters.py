@@ -32,6 +32,7 @@ class UnloadAdapter(Body):
 async def load(server: Server, request: Request) -> Response:
     body = await read(request, LoadAdapter)
     _allowed(server)
+    server.model(request, body.model)  # which the key may use
     place = (body.lora_name, body.lora_path, body.model, body.load_inplace)
     await asyncio.to_thread(server.models.load_adapter, *place)
     return JSONResponse({"status": "ok", "id": body.lora_name})
@@ -40,6 +41,7 @@ async def load(server: Server, request: Request) -> Response:
 async def unload(server: Server, request: Request) -> Response:
     body = await read(request, UnloadAdapter)
     _allowed(server)
+    server.model(request, body.lora_name)
     await asyncio.to_thread(server.models.unload_adapter, body.lora_name)
     server.operations.metrics.forget(body.lora_name)
     return JSONResponse({"status": "ok", "id": body.lora_name})

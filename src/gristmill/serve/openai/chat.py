@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gristmill.retrieval import Searchable
-from gristmill.serve.errors import FieldError, broken_off, openai_body
+from gristmill.serve.errors import FieldError, broken_off, openai_event
 from gristmill.serve.exchange import Ask, End, Exchange, Piece
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.models import Served
@@ -21,11 +21,11 @@ from gristmill.serve.openai.shapes import (
     PING,
     Identity,
     dumps,
-    event,
     logprob_entries,
     usage,
 )
 from gristmill.serve.parsing import Event, Reasoning, Text, ToolArguments, ToolStart
+from gristmill.serve.running import Names
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
 
@@ -97,8 +97,7 @@ class ChatRequest(Sampling):
             params=self.params(
                 limit or served.context, (self.top_logprobs or 0) if self.logprobs else None
             ),
-            limited_by=limited_by,
-            form_field=self.form_field,
+            names=Names("messages", self.form_field, limited_by),
             tools=tools,
             choice=choice,
             parallel=self.parallel_tool_calls is not False,
@@ -130,7 +129,7 @@ class ChatRequest(Sampling):
 
 async def chat(server: Server, request: Request) -> Response:
     body = await read(request, ChatRequest)
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     ask = body.ask(server, served)
     exchange = Exchange(served, ask, Ticket(request))
     identity = Identity("chat.completion", "chatcmpl", served.name, ask.params.seed)
@@ -224,7 +223,7 @@ async def _events(
                 yield b"".join(out)
         yield (stream.usage(usage_of(ends)) if include_usage else b"") + DONE
     except Exception as error:
-        yield event(openai_body(broken_off(error)))
+        yield openai_event(broken_off(error))
 
 
 def _piece(stream: Any, piece: Piece, logprobs: dict[str, Any] | None) -> list[bytes]:

@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 
 from gristmill.engine import best_of
 from gristmill.lm import Completion, Request, TokenLogprob
-from gristmill.serve.errors import FieldError, broken_off, openai_body
+from gristmill.serve.errors import FieldError, broken_off, openai_event
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
 from gristmill.serve.openai.sampling import MAX_ANSWERS, MAX_TOP_LOGPROBS, Sampling
-from gristmill.serve.openai.shapes import DONE, LEAST, PING, Identity, dumps, event, total
-from gristmill.serve.running import Running, off_the_loop
+from gristmill.serve.openai.shapes import DONE, LEAST, PING, Identity, dumps, total
+from gristmill.serve.running import Names, Running, off_the_loop
 from gristmill.serve.server import Server
 from gristmill.serve.ticket import Ticket
-from gristmill.serve.worker import Step
+from gristmill.serve.worker import MAX_UNDER_WAY, Step
 from gristmill.tokenizer import Tokenizer
 
 MAX_PROMPTS = 256
@@ -65,6 +65,12 @@ class CompletionRequest(Sampling):
             raise FieldError("best_of", f"must be at least n ({self.n})")
         if self.stream and (self.best_of or 1) > (self.n or 1):
             raise FieldError("best_of", "cannot be streamed: which are best shows at the end")
+        each = max(self.n or 1, self.best_of or 1)
+        if (answers := each * len(self.prompts)) > MAX_UNDER_WAY:
+            raise FieldError(
+                "prompt",
+                f"asks for {answers} answers at once, and at most {MAX_UNDER_WAY} are made",
+            )
         reads = self.logprobs if self.echo else None
         params = self.params(
             max(1, self.limit), self.logprobs, best_of=self.best_of, prompt_logprobs=reads
@@ -80,18 +86,18 @@ class CompletionRequest(Sampling):
 
 async def completions(server: Server, request: HTTPRequest) -> Response:
     body = await read(request, CompletionRequest)
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     requests = body.requests(served.adapter)
     ticket = Ticket(request)
     ticket.asks(served.name, body.prompts)
     running = Running(served, ticket)
-    limited_by = "max_tokens" if body.max_tokens else None
+    names = Names("prompt", body.form_field, "max_tokens" if body.max_tokens else None)
     seed = requests[0].params.seed
     identity = Identity("text_completion", "cmpl", served.name, seed)
     answers = _Answers(running, body)
 
     async def begin() -> None:
-        work = partial(running.begin, requests, limited_by, body.form_field)
+        work = partial(running.begin, requests, names)
         await off_the_loop(work, compiles=requests[0].params.grammar is not None)
 
     async def whole() -> Response:
@@ -252,4 +258,4 @@ async def _events(answers: _Answers, identity: Identity) -> AsyncIterator[bytes]
                 yield b"".join(out)
         yield (stream.usage(answers.usage()) if body.include_usage else b"") + DONE
     except Exception as error:
-        yield event(openai_body(broken_off(error)))
+        yield openai_event(broken_off(error))

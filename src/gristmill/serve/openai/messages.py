@@ -33,6 +33,13 @@ class ToolCall(BaseModel):
     function: FunctionCall
 
 
+# Documented fields of messages, which change what was said.
+_NOT_SERVED = {
+    "function_call": "say it by tool_calls",
+    "audio": "send what was said as content",
+}
+
+
 class ChatMessage(BaseModel):
     """Unknown fields are let pass: clients send back what servers gave them."""
 
@@ -47,6 +54,9 @@ class ChatMessage(BaseModel):
 
     def told(self, place: str) -> dict[str, Any]:
         """As templates take it."""
+        for name, cure in _NOT_SERVED.items():
+            if (self.model_extra or {}).get(name) is not None:
+                raise FieldError(f"{place}.{name}", f"is not served here; {cure}", "unsupported")
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)

@@ -16,6 +16,7 @@ from gristmill.serve.openai.messages import MAX_TOOLS, NAME, checked_tools
 from gristmill.serve.openai.response_items import Fields, Items, messages_of
 from gristmill.serve.openai.sampling import MAX_TOP_LOGPROBS, Part, Sampling
 from gristmill.serve.parsing import Choice, Named, Tool
+from gristmill.serve.running import Names
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -109,11 +110,9 @@ class ResponseRequest(Sampling):
         "conversation": None,
         "prompt": None,
         "context_management": [],
-        "moderation": None,
         "access_programs": None,
         "image": None,
         "background_options": {"completion_window": "soonest"},
-        "prompt_cache_options": None,
         # Chat's, which mean something else here or have another name.
         "n": 1,
         "messages": None,
@@ -159,8 +158,7 @@ class ResponseRequest(Sampling):
             params=self.params(
                 limit or served.context, (self.top_logprobs or 0) if with_logprobs else None
             ),
-            limited_by=None if limit is None else "max_output_tokens",
-            form_field="text.format",
+            names=Names("input", "text.format", None if limit is None else "max_output_tokens"),
             tools=tools,
             choice=choice,
             parallel=self.parallel_tool_calls is not False,

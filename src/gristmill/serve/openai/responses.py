@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gristmill.errors import WorkError
-from gristmill.lm import ContextOverflow
 from gristmill.serve.errors import FieldError, broken_off
 from gristmill.serve.exchange import End, Exchange
 from gristmill.serve.http import EventStream, read, unless_gone, warnings
+from gristmill.serve.lifecycle import Lifecycle
 from gristmill.serve.openai.response_archive import NO_STORE, Archive, Background
 from gristmill.serve.openai.response_body import ResponseRequest
 from gristmill.serve.openai.response_events import EventWriter, Output
@@ -58,10 +58,7 @@ class Making:
 
     async def start(self) -> None:
         """Raises what is refused."""
-        try:
-            await self._exchange.start()
-        except ContextOverflow as error:
-            raise FieldError("input", str(error), "context_length_exceeded") from None
+        await self._exchange.start()
 
     async def events(self) -> AsyncIterator[list[Fields]]:
         """From the first to the last; none when there was no news for a while. Raises what went wrong."""
@@ -84,14 +81,14 @@ class Making:
             log.exception("a response could not be kept")
         return [*events, self._told("failed")]
 
-    async def go_on_alone(self, under_way: dict[str, Background]) -> None:
+    async def go_on_alone(self, under_way: dict[str, Background], life: Lifecycle) -> None:
         """To the end, with nobody waiting. Returns when it is known in the archive."""
         assert self._archive is not None
         # What is told of it after a crash; its end takes the place of this.
         error = {"code": "server_error", "message": "the server stopped before the answer's end"}
         await self._archive.keep({**self.response, "status": "failed", "error": error}, self._items)
         under_way[self.response["id"]] = self
-        self._alone = asyncio.create_task(self._to_the_end())
+        self._alone = asyncio.create_task(self._to_the_end(life))
         self._alone.add_done_callback(lambda _: under_way.pop(self.response["id"]))
 
     async def cancel(self) -> None:
@@ -100,16 +97,17 @@ class Making:
         if self._alone is not None:
             await asyncio.wait({self._alone})
 
-    async def _to_the_end(self) -> None:
-        try:
-            async for _ in self.events():
-                pass
-        except Exception as error:
-            if not self._cancelled:
-                await self.failed(error)
-                return
-            self._output.close("incomplete")
-            await self._end(status="cancelled")
+    async def _to_the_end(self, life: Lifecycle) -> None:
+        with life.working(), life.abortable(self._exchange.abort):
+            try:
+                async for _ in self.events():
+                    pass
+            except Exception as error:
+                if not self._cancelled:
+                    await self.failed(error)
+                    return
+                self._output.close("incomplete")
+                await self._end(status="cancelled")
 
     async def _complete(self, end: End) -> None:
         completion = end.completion
@@ -148,7 +146,7 @@ class Making:
 async def create(server: Server, request: Request) -> Response:
     body = await read(request, ResponseRequest)
     body.check_echo()
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     archive = archive_of(server)
     keeps = _keeps(body, archive)
     items = kept_items(body.input)
@@ -159,7 +157,8 @@ async def create(server: Server, request: Request) -> Response:
     if body.stream:
         await unless_gone(request, exchange, making.start())
         return EventStream(exchange, _stream(making), headers)
-    work = _in_background(making, archive) if body.background else _whole(making)
+    life = server.operations.lifecycle
+    work = _in_background(making, archive, life) if body.background else _whole(making)
     await unless_gone(request, exchange, work)
     return JSONResponse(making.response, headers=headers)
 
@@ -224,9 +223,9 @@ async def _whole(making: Making) -> None:
         pass
 
 
-async def _in_background(making: Making, archive: Archive) -> None:
+async def _in_background(making: Making, archive: Archive, life: Lifecycle) -> None:
     await making.start()
-    await making.go_on_alone(archive.under_way)
+    await making.go_on_alone(archive.under_way, life)
 
 
 async def _stream(making: Making) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gristmill.errors import RequestError
 from gristmill.lm import Grammar, SamplingParams
 from gristmill.serve.errors import FieldError
+from gristmill.serve.flags import No
 from gristmill.serve.http import Body
 
 MAX_STOPS, MAX_TOP_LOGPROBS, MAX_ANSWERS = 16, 20, 64
@@ -28,6 +29,7 @@ class Part(BaseModel):
 
 class StreamOptions(Part):
     include_usage: bool | None = None
+    include_obfuscation: No | None = None
 
 
 class StructuredOutputs(Part):
@@ -116,6 +118,8 @@ class Sampling(Body):
     prompt_cache_retention: str | None = None
 
     REFUSED: ClassVar[dict[str, Any]] = {
+        "moderation": None,
+        "prompt_cache_options": None,
         "prompt_logprobs": None,
         "priority": 0,
         "guided_json": None,

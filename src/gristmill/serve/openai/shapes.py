@@ -85,10 +85,6 @@ def total(
     }
 
 
-def event(value: dict[str, Any]) -> bytes:
-    return f"data: {dumps(value)}\n\n".encode()
-
-
 def logprob_entries(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Chat's: one entry a token. `bytes` are its raw bytes, also where they are half a character."""
 

@@ -34,7 +34,7 @@ class DetokenizeRequest(Body):
 
 async def tokenize(server: Server, request: Request) -> Response:
     body = await read(request, TokenizeRequest)
-    served = server.models.get(body.model)
+    served = server.model(request, body.model)
     tokenizer = served.engine.tokenizer
     if (body.prompt is None) == (body.messages is None):
         raise FieldError("prompt", "give either prompt or messages")
@@ -58,7 +58,7 @@ async def tokenize(server: Server, request: Request) -> Response:
 
 async def detokenize(server: Server, request: Request) -> Response:
     body = await read(request, DetokenizeRequest)
-    tokenizer = server.models.get(body.model).engine.tokenizer
+    tokenizer = server.model(request, body.model).engine.tokenizer
     if not all(0 <= id < tokenizer.vocab_size for id in body.tokens):
         raise FieldError("tokens", f"must be ids from 0 to {tokenizer.vocab_size - 1}")
     text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)

@@ -16,7 +16,6 @@ from gristmill.serve.parsing.events import (
 )
 from gristmill.serve.parsing.fallback import for_template, knows_tools
 from gristmill.serve.parsing.formats import Format, detect
-from gristmill.serve.parsing.forms import with_reasoning
 
 __all__ = [
     "Call",
@@ -35,5 +34,4 @@ __all__ = [
     "detect",
     "for_template",
     "knows_tools",
-    "with_reasoning",
 ]

@@ -10,14 +10,6 @@ from gristmill.lm import Grammar
 from gristmill.serve.parsing.grammars import JSON_SPACE, Mark, literal
 
 
-def with_reasoning(grammar: Grammar, opened: bool) -> Grammar:
-    """`grammar` after a thought that the prompt has opened and </think> ends; where it has opened none, as it is.
-
-    `Format.with_reasoning` knows the model's own tags.
-    """
-    return after_thought(grammar, Mark("</think>")) if opened else grammar
-
-
 def after_thought(grammar: Grammar, close: Mark, opening: Mark | None = None) -> Grammar:
     """`grammar` after a thought that ends with `close`. opening: with which the model may begin one; without it the
     prompt has begun it. The newlines after a thought (two at most) are no part of the answer."""

@@ -16,13 +16,20 @@ from gristmill.formats.families import family_of
 from gristmill.formats.quantized import quantized_layers
 from gristmill.kernels import CodedMatrix
 from gristmill.model import ModelConfig, Transformer
+from gristmill.serve.auth import key_of
+from gristmill.serve.errors import ApiError
 from gristmill.serve.models import Served
 from gristmill.serve.web.origin import State, answer, route
 
 
 def routes(state: State) -> list[Route]:
     async def info(request: Request) -> Response:
-        served = list(state.models)
+        key = key_of(request.scope)
+        served = [m for m in state.models if key is None or key.may_use(m.name)]
+        if not served:
+            raise ApiError(
+                404, "this key may use none of the server's models", code="model_not_found"
+            )
         return answer(
             {
                 "version": gristmill.__version__,

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gristmill.serve.complaints import field_error
 from gristmill.serve.errors import ApiError
-from gristmill.serve.http import Body, field_error
+from gristmill.serve.http import Body
 from gristmill.serve.models import Served
 from gristmill.serve.store import Store
 from gristmill.serve.web.attached import Attachments

@@ -35,6 +35,13 @@ export class Conversation {
     return node;
   }
 
+  // Names the conversation after `question`, where it has no name yet, or has that of a first question in whose place
+  // this one stands. A name that a person gave stays.
+  entitle(question) {
+    const before = (question.parent ?? null) === null ? this.siblings(question).filter((one) => one !== question) : [];
+    if (!this.title || before.some((one) => titleOf(one) === this.title)) this.set("title", titleOf(question));
+  }
+
   // Takes back a node without children, as if it had never been.
   drop(node) {
     this.nodes.delete(node.id);
@@ -104,9 +111,9 @@ export class Conversation {
   }
 }
 
-// A title from the first question: its first line, at most 60 characters, cut between words.
-export function titleOf(question) {
-  const line = question.trim().split("\n")[0].replace(/\s+/g, " ");
+// A title from the first question, or its first file: its first line, at most 60 characters, cut between words.
+function titleOf({ content, attachments }) {
+  const line = (content || attachments?.[0]?.name || "").trim().split("\n")[0].replace(/\s+/g, " ");
   if (line.length <= 60) return line;
   const cut = line.slice(0, 59);
   return `${cut.slice(0, cut.lastIndexOf(" ") > 30 ? cut.lastIndexOf(" ") : 59)}…`;

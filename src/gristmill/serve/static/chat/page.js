@@ -6,7 +6,7 @@ import { remember, remembered } from "../lib/remembered.js";
 import { startSettings } from "../lib/settings.js";
 import { modelOf, respond } from "./asking.js";
 import { Composer } from "./composer.js";
-import { Conversation, titleOf } from "./conversation.js";
+import { Conversation } from "./conversation.js";
 import { Keeper } from "./keeping.js";
 import { Panel } from "./panel.js";
 import { Sidebar } from "./sidebar.js";
@@ -25,7 +25,7 @@ const keeper = new Keeper({
 const view = new View({
   edit: (node, text) => {
     if (now.running) return;
-    now.add("user", node.parent, text, { ...(node.attachments && { attachments: node.attachments }) });
+    now.entitle(now.add("user", node.parent, text, { ...(node.attachments && { attachments: node.attachments }) }));
     reply();
   },
   again: (node) => {
@@ -138,8 +138,7 @@ async function ask(text, files) {
   const conversation = now, last = now.path().at(-1);
   // A question that was refused or stopped without a word is not sent along: this one stands beside it.
   const parent = last?.role === "user" ? last.parent : last?.id ?? null;
-  if (!conversation.title) conversation.set("title", titleOf(text || files[0].name));
-  conversation.add("user", parent, text, { ...(files.length && { attachments: files }) });
+  conversation.entitle(conversation.add("user", parent, text, { ...(files.length && { attachments: files }) }));
   if (!keeper.open.has(conversation.id)) {
     keeper.hold(conversation);
     if (now === conversation) {
