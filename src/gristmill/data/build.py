@@ -158,10 +158,11 @@ def _decided(
 
 
 def _name_what_stays(labels: Labels) -> None:
-    """A copy of a copy is a copy of what the other is a copy of."""
+    """A copy of a copy is a copy of what the other is a copy of; how like that it is was not measured."""
     of = labels.of
     while len(chained := np.flatnonzero((of >= 0) & (of[of] >= 0))):
         of[chained] = of[of[chained]]
+        labels.similarity[chained] = np.nan
 
 
 def _rows_of(readings: Sequence[Reading]) -> Iterator[slice]:

@@ -70,4 +70,4 @@ def test_killed_among_the_near_duplicates(
     assert list((out / "work/near").iterdir()) and not (out / "documents/train.parquet").exists()
     run(BuildConfig(path=str(corpus), workers=1), {}, out)
     assert bytes_of(out) == undisturbed
-    assert sorted(path.name for path in (out / "work").iterdir()) == ["lock", "parts"]
+    assert sorted(path.name for path in (out / "work").iterdir()) == ["lock", "near.json", "parts"]
