@@ -260,7 +260,7 @@ class Store:
                 f"{self.path} was written by a newer Gristmill (version {version} of the store; this one knows "
                 f"{len(_MIGRATIONS)}). Upgrade Gristmill, or name another file."
             )
-        database.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(database)
         database.execute("PRAGMA synchronous = FULL")
         with _transaction(database):
             # Asked again, now that nobody else writes: another server may just have done it.
@@ -330,6 +330,19 @@ def _connect(path: Path | None) -> sqlite3.Connection:
             f"{path} cannot hold the server's conversations ({error}). Name a file in a directory that may be "
             "written."
         ) from None
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. SQLite does not wait for others here, as its busy timeout does elsewhere."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _stored_row(database: sqlite3.Connection, id: str) -> tuple[str, int, float] | None:
