@@ -117,11 +117,23 @@ export class Keeper {
     if (deleted) {
       this.open.delete(id);
       if (conversation) conversation.revision = 0;
-    } else if (conversation && revision > conversation.revision && !this.saving.has(id)) {
-      conversation.merge(await json(at(id)));
+    } else if (conversation) await this.catchUp(conversation, revision);
+    this.listed();
+  }
+
+  // Takes over what another tab stored. A save of this one's own goes first: it may hold what the other has not seen.
+  async catchUp(conversation, revision) {
+    const { id } = conversation;
+    while (revision > conversation.revision && this.open.get(id) === conversation) {
+      if (this.saving.has(id)) {
+        await this.saving.get(id);
+        continue;
+      }
+      const stored = await json(at(id));
+      if (this.saving.has(id)) continue;
+      conversation.merge(stored);
       this.merged(conversation);
     }
-    this.listed();
   }
 
   tell(message) {
