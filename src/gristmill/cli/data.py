@@ -247,13 +247,11 @@ def report(
     as_json: _Json = False,
 ) -> None:
     """Write an HTML page of what was found, kept, changed and left out, with samples of each reason."""
-    from gristmill.data.build import NEAR
     from gristmill.data.page import curation_page
     from gristmill.data.survey import survey
-    from gristmill.files import read_object, write_text
+    from gristmill.files import write_text
 
-    work = documents_dir(directory).parent / "work"
-    numbers = survey(directory) | {"near": read_object(work / NEAR)}
+    numbers = survey(directory)
     if as_json:
         show_json(numbers)
         return

@@ -10,7 +10,7 @@ import typer
 
 from gristmill.cli.bar import Bar
 from gristmill.cli.console import out, show_json
-from gristmill.errors import RequestError
+from gristmill.cli.trace import shards_in, tokens_of
 
 
 def mix(
@@ -34,7 +34,10 @@ def mix(
     """Train small models on random mixtures of the groups, and propose the weights that TARGET learns best from."""
     from gristmill.train.mixing import Search, learn_mixture
 
-    shards, vocabulary = _placed(tokens, tokenizer)
+    if tokenizer is None:
+        _, shards, vocabulary, _ = tokens_of(str(tokens))
+    else:
+        shards, vocabulary = shards_in(tokens), tokenizer
     search = Search(target, runs=runs, tokens=tokens_each, seed=seed)
     with Bar() as view:
         view.begin("training proxies")
@@ -52,14 +55,3 @@ def mix(
     )
     weights = ", ".join(f'"{name}" = {weight:.3f}' for name, weight in found.weights.items())
     out.print(f"\nIn a recipe:\n\\[tokens]\nmix = {{ {weights} }}", soft_wrap=True)
-
-
-def _placed(tokens: Path, tokenizer: Path | None) -> tuple[Path, Path]:
-    """(shards, tokenizer) of a run, or as named."""
-    for place in (tokens / "tokens" / "tokens", tokens / "tokens", tokens):
-        if (place / "manifest.json").is_file() and list(place.glob("train.*.npy")):
-            vocabulary = tokenizer or tokens / "tokenizer" / "tokenizer"
-            if not (vocabulary / "tokenizer.json").is_file():
-                raise RequestError(f"{vocabulary} holds no tokenizer; name it with --tokenizer")
-            return place, vocabulary
-    raise RequestError(f"{tokens} is no run and holds no token shards (train.*.npy, manifest.json)")

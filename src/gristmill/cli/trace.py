@@ -110,8 +110,8 @@ def trace(
     show_nearest(near)
 
 
-def _of_run(model: str) -> Trained:
-    """What the run was trained on that MODEL is, or lies in. Raises RequestError."""
+def tokens_of(model: str) -> tuple[Path, Path, Path, Path]:
+    """(run, token shards, tokenizer, documents) of the run that `model` is, or lies in. Raises RequestError."""
     from gristmill.files import read_object
 
     named = Path(model).expanduser()
@@ -138,6 +138,22 @@ def _of_run(model: str) -> Trained:
             f"{run}/tokens/manifest.json is not of a finished stage; `gristmill run` finishes it, "
             "or give --tokens DIR"
         ) from None
+    return run, shards, tokenizer, documents
+
+
+def shards_in(directory: Path) -> Path:
+    """The token shards that lie in `directory`, or in its tokens/. Raises RequestError where there are none."""
+    for place in (directory.expanduser(), directory.expanduser() / "tokens"):
+        if list(place.glob("*.offsets.npy")):
+            return place
+    raise RequestError(f"--tokens {directory} holds no token shards (*.npy with *.offsets.npy)")
+
+
+def _of_run(model: str) -> Trained:
+    """What the run was trained on that MODEL is, or lies in. Raises RequestError."""
+    from gristmill.files import read_object
+
+    run, shards, tokenizer, documents = tokens_of(model)
     config = read_object(run / "pretrain" / "manifest.json").get("config", {})
     if isinstance(config, dict) and config.get("base"):
         err.print(
@@ -161,16 +177,7 @@ def _named(model: str, tokens: Path, documents: Path | None) -> Trained:
     from gristmill.data import documents_dir
     from gristmill.formats import resolve
 
-    shards = next(
-        (
-            place
-            for place in (tokens.expanduser(), tokens.expanduser() / "tokens")
-            if list(place.glob("*.offsets.npy"))
-        ),
-        None,
-    )
-    if shards is None:
-        raise RequestError(f"--tokens {tokens} holds no token shards (*.npy with *.offsets.npy)")
+    shards = shards_in(tokens)
     return Trained(shards, resolve(model), documents_dir(documents) if documents else None, {})
 
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from gristmill.data.card import dataset_card
 from gristmill.data.decisions import Labels, keep_within, read_labels
 from gristmill.data.duplicates import (
+    EvalIndex,
     NearConfig,
     NearSummary,
     cut_passages,
@@ -42,21 +43,19 @@ from gristmill.data.schema import arrow
 from gristmill.data.sources import Group, Item
 from gristmill.data.split import split
 from gristmill.data.steps import CurationConfig, curation, evaluation_index
-from gristmill.data.summary import summarize
-from gristmill.data.survey import survey
+from gristmill.data.summary import Summary, every_document
+from gristmill.data.survey import NEAR, Found, count, told
 from gristmill.data.write import write_documents
 from gristmill.errors import RequestError
 from gristmill.files import (
     hash_json,
     listing_hash,
     lock_file,
-    read_object,
     write_json,
     write_text,
 )
 from gristmill.stage import Progress, Result, quiet
 
-NEAR = "near.json"  # in work/: what was found of near duplicates, for the report
 # Settings that decide nothing, that paths say better, or that nobody should read.
 _NOT_TOLD = {"workers", "executor", "path", "sources", "private_key"}
 
@@ -111,8 +110,9 @@ def run(
         executor(config.executor, config.workers, stage, work / "parts") as execute,
     ):
         labels, near = read_labels([]), NearSummary()
+        items = evaluation_index(config)
         while read_more(readings, limit, execute, progress):
-            labels, near = _decided(readings, config, work)
+            labels, near = _decided(readings, config, items, work)
         if not labels.kept.any():
             raise RequestError(_nothing_usable(labels, config))
         for share, rows in zip(shares(readings, limit), _rows_of(readings), strict=True):
@@ -122,22 +122,27 @@ def run(
         write_documents(directory, labels, splits, _unread(readings, limit))
         _forget_others(work / "parts", {part.path for part in labels.parts})
         write_json(work / NEAR, asdict(near))
-        write_report(out_dir, config)
-    return Result({"documents": directory}, summarize(directory))
+        summary = _reported(out_dir, config)
+    return Result({"documents": directory}, summary)
 
 
-def write_report(out_dir: Path, config: BuildConfig) -> None:
-    """The page, and the card that goes where the documents go."""
-    numbers: dict[str, Any] = survey(out_dir) | {"near": read_object(out_dir / "work" / NEAR)}
+def _reported(out_dir: Path, config: BuildConfig) -> dict[str, Any]:
+    """Write the page, and the card that goes where the documents go; returns the summary of the documents."""
+    summary, found = Summary(), Found()
+    for document in every_document(out_dir):
+        summary.add(document)
+        count(found, document)
+    numbers = told(found, out_dir)
     title = f"Curation of {out_dir.resolve().name}"
     write_text(out_dir / "report.html", curation_page(numbers, title=title))
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_TOLD)
     name = ", ".join(source["source"] for source in numbers["sources"])
     write_text(out_dir / "documents" / "README.md", dataset_card(numbers, settings, name=name))
+    return summary.told()
 
 
 def _decided(
-    readings: Sequence[Reading], config: BuildConfig, work: Path
+    readings: Sequence[Reading], config: BuildConfig, items: EvalIndex | None, work: Path
 ) -> tuple[Labels, NearSummary]:
     """What the global stages say about all that was read, and how much each group keeps by it."""
     labels = read_labels([part for reading in readings for part in reading.parts])
@@ -145,8 +150,8 @@ def _decided(
     drop_same_url(labels)
     against = [Path(name).expanduser() for name in config.against]
     near = drop_near(labels, NearConfig(config.near_duplicate), work, against, config.seed)
-    if config.decontaminate:
-        drop_contaminated(labels, evaluation_index(config))
+    if items is not None:
+        drop_contaminated(labels, items)
     for what in config.repeated:
         drop_repeated(labels, work, what)
     if config.passages:

@@ -117,7 +117,6 @@ def _row(draft: Draft) -> dict[str, Any]:
         "drop_reason": draft.reason,
         "size": len(text.encode()),
         "unit": draft.package if draft.group == "packages" else draft.source,
-        "language": draft.language,
         "quality": draft.quality,
         "exact": draft.exact,
         "url_key": draft.url_key,

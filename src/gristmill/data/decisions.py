@@ -90,6 +90,20 @@ class Labels:
         for part, start in zip(self.parts, self.starts.tolist(), strict=False):
             yield from batches(part.path, names, start)
 
+    def rows(self, wanted: np.ndarray, *names: str) -> Iterator[tuple[np.ndarray, Any]]:
+        """(positions in `wanted`, their rows of the columns `names`) of each run that has any.
+
+        wanted: documents, sorted. Parts that have none of them are not opened.
+        """
+        bounds = np.searchsorted(wanted, self.starts).tolist()
+        for part, start, low, high in zip(
+            self.parts, self.starts.tolist(), bounds, bounds[1:], strict=False
+        ):
+            for first, table in batches(part.path, names, start) if high > low else ():
+                here = slice(*np.searchsorted(wanted, [first, first + table.num_rows]))
+                if here.stop > here.start:
+                    yield np.arange(here.start, here.stop), take(table, wanted[here] - first)
+
 
 def batches(path: Path, names: Sequence[str], start: int = 0) -> Iterator[tuple[int, Any]]:
     """(number of its first row, from `start` on, table of the columns `names`) of runs of rows of a Parquet file."""

@@ -20,11 +20,11 @@ from gristmill.data.formats import TOOL_FOLDERS, format_of
 from gristmill.data.sources import Group, Item, file_url, modified, printable
 from gristmill.data.sources.builds import training_documents
 from gristmill.data.sources.crawl_paths import is_crawl_paths, read_crawl_paths
+from gristmill.data.sources.tables import MAX_ROW_BYTES
 from gristmill.data.sources.trees import tree_state
 from gristmill.errors import RequestError
 
 SEGMENT_BYTES = 1_000_000
-MAX_ROW_BYTES = 8_000_000
 
 
 def folder_group(path: str, name: str, crawl_root: Path | None = None) -> Group:

@@ -81,11 +81,15 @@ def _profiles(config: CurationConfig) -> Callable[[str, str], Profile]:
 def _limited(
     named: dict[str, Profile], limits: dict[str, float | Literal["off"]]
 ) -> dict[str, Profile]:
-    """Each limit in all profiles that have such a rule; one that none has is an error of the first."""
+    """Each limit in all profiles that have such a rule; one that fits none is an error."""
     from gristmill.data.rules import with_limits
     from gristmill.errors import RequestError, nearest
 
+    rules = [rule for profile in named.values() for rule in profile.rules]
     for name, value in limits.items():
+        if not any(name in (rule.signal, rule.reason) for rule in rules):
+            names = sorted({n for rule in rules for n in (rule.signal, rule.reason)})
+            raise RequestError(f'no rule is on "{name}".{nearest(name, names)}')
         changed, error = dict(named), None
         for key, profile in named.items():
             try:
@@ -93,10 +97,6 @@ def _limited(
             except RequestError as caught:
                 error = caught
         if error is not None and changed == named:
-            rules = [rule for profile in named.values() for rule in profile.rules]
-            if not any(name in (rule.signal, rule.reason) for rule in rules):
-                names = sorted({n for rule in rules for n in (rule.signal, rule.reason)})
-                raise RequestError(f'no rule is on "{name}".{nearest(name, names)}')
             raise error
         named = changed
     return named

@@ -28,10 +28,8 @@ _LISTS = (
 )
 
 
-def curation_page(
-    numbers: Mapping[str, Any], *, title: str, timing: Mapping[str, float] | None = None
-) -> str:
-    """The page of `survey(...)`'s numbers. timing: seconds and bytes of the build, where it was clocked."""
+def curation_page(numbers: Mapping[str, Any], *, title: str) -> str:
+    """The page of `survey(...)`'s numbers."""
     sections = [
         _sources(numbers["sources"]),
         _reasons(numbers["reasons"]),
@@ -43,20 +41,17 @@ def curation_page(
         title,
         [section for section in sections if section is not None],
         subtitle="What was found, what was kept, and why the rest was not",
-        header=_headline(numbers, timing or {}),
+        header=_headline(numbers),
     )
 
 
-def _headline(numbers: Mapping[str, Any], timing: Mapping[str, float]) -> Html:
+def _headline(numbers: Mapping[str, Any]) -> Html:
     found, kept = numbers["found"], numbers["kept"]
     items = [
         ("Documents kept", f"{kept['documents']:,}", f"of {found['documents']:,}"),
         ("Text kept", _bytes(kept["bytes"]), f"of {_bytes(found['bytes'])}"),
         ("Sources", str(len(numbers["sources"])), ""),
     ]
-    if timing.get("seconds"):
-        rate = _bytes(timing["bytes"] / timing["seconds"])
-        items.append(("Throughput", f"{rate}/s", f"{timing['seconds']:.0f} s"))
     return figures(items)
 
 
@@ -165,7 +160,7 @@ def _changes(numbers: Mapping[str, Any]) -> Section | None:
         if numbers[name]:
             rows = [(_words(kind), count) for kind, count in numbers[name].items()]
             parts.append(tag("div", table((title, "Times"), rows)))
-    if near := numbers.get("near"):
+    if near := numbers["near"]:
         rows = [
             ("pairs", near["pairs"]),
             ("clusters that they connect", near["clusters"]),

@@ -141,7 +141,6 @@ def part_schema() -> Any:
     compared = [
         ("size", pyarrow.int64()),
         ("unit", pyarrow.string()),
-        ("language", pyarrow.string()),
         ("quality", pyarrow.float32()),
         ("exact", pyarrow.binary()),
         ("url_key", pyarrow.binary()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -81,8 +81,7 @@ def curation(config: CurationConfig) -> Curate:
         default = CurationConfig.model_fields[limit].default
         if getattr(settings, limit) != default and not getattr(settings, classifier):
             raise RequestError(f"{limit} says nothing without a classifier: set {classifier} too")
-    made = steps(settings)  # what cannot be loaded is said now, not by a worker
-    del made
+    steps(settings)  # what cannot be loaded is said now, not by a worker
     files = [hash_path(path) for path in settings.files]
     return Curate(settings, hash_json([VERSION, settings.model_dump(mode="json"), files]))
 
@@ -267,7 +266,7 @@ def _not_evaluated_on(config: CurationConfig) -> Step:
     """Notes which n-grams of evaluation items stand in the text; what that means is decided over the corpus."""
     from gristmill.data.duplicates import find
 
-    index = evaluation_index(config) if config.decontaminate else None
+    index = evaluation_index(config)
 
     def step(draft: Draft) -> None:
         if draft.reason or index is None:
@@ -277,7 +276,10 @@ def _not_evaluated_on(config: CurationConfig) -> Step:
     return step
 
 
-def evaluation_index(config: CurationConfig) -> EvalIndex:
+def evaluation_index(config: CurationConfig) -> EvalIndex | None:
+    """Of the evaluation sets that `config` names, if any."""
+    if not config.decontaminate:
+        return None
     from gristmill.data.duplicates import index_items, read_items
 
     paths = [Path(path).expanduser() for path in config.decontaminate]
@@ -286,14 +288,17 @@ def evaluation_index(config: CurationConfig) -> EvalIndex:
 
 def signed(draft: Draft, seed: int) -> None:
     """What deduplication compares."""
-    if draft.reason:
-        return
+    if not draft.reason:
+        draft.exact, draft.shingles, draft.signature = compared(draft.text, seed)
+
+
+def compared(text: str, seed: int) -> tuple[bytes, Any, bytes]:
+    """(key of the whole, shingles, signature) of a text, as parts hold them."""
     from gristmill.data.text import shingles, signature, words_of
 
-    draft.exact = exact_key(draft.text)
-    cut = words_of(draft.text)
-    draft.shingles = shingles(cut)
-    draft.signature = signature(cut, seed=seed).astype("<u4").tobytes()
+    cut = words_of(text)
+    signed = signature(cut, seed=seed).astype("<u4").tobytes()
+    return exact_key(text), shingles(cut), signed
 
 
 def exact_key(text: str) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gristmill.data.schema import FILES, Document, documents
+from gristmill.data.schema import Document, documents_dir
+from gristmill.data.summary import SAMPLE_CHARACTERS, Drawn, draw, every_document
 from gristmill.data.urls import domain
+from gristmill.files import read_object
 
+NEAR = "near.json"  # in a build's work/: duplicates/near.py's summary
 SAMPLES = 3  # of each reason, and of what each rule nearly removed
-SAMPLE_CHARACTERS = 600
 LARGEST = 12  # of licences, domains, languages, clusters
 
 
@@ -35,7 +36,7 @@ def _amounts() -> dict[str, _Amount]:
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What one pass over the documents collects."""
 
     total: _Amount = field(default_factory=_Amount)
@@ -47,26 +48,28 @@ class _Found:
     removed: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
     clusters: Counter[tuple[str, str]] = field(default_factory=Counter)
-    samples: dict[str, list[tuple[str, dict[str, Any]]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    nearly: dict[str, list[tuple[str, dict[str, Any]]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    samples: dict[str, Drawn[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    nearly: dict[str, Drawn[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     nearly_counts: Counter[str] = field(default_factory=Counter)
 
 
 def survey(directory: Path | str) -> dict[str, Any]:
-    """JSON-able numbers of the documents in `directory` (a build, or its documents/).
+    """The numbers of the documents in `directory` (a build, or its documents/), see `told`."""
+    found = Found()
+    for document in every_document(directory):
+        count(found, document)
+    return told(found, directory)
+
+
+def told(found: Found, directory: Path | str) -> dict[str, Any]:
+    """JSON-able numbers of what was counted of the documents in `directory`.
 
     sources: per group, documents and bytes found and kept, with the reasons of the rest. lengths: kept
     documents by power of two of their bytes. nearly: rules that kept documents came within 5% of, with samples.
+    near: what deduplication told of near duplicates, {} where the build's work/ is gone.
     clusters: the documents of which most copies were dropped. Samples are drawn by a hash of their ids.
     """
-    found = _Found()
-    for part in FILES:
-        for document in documents(directory, part):
-            _count(found, document)
+    near = documents_dir(directory).parent / "work" / NEAR
     return {
         "found": found.total.told(),
         "kept": found.kept.told(),
@@ -93,6 +96,7 @@ def survey(directory: Path | str) -> dict[str, Any]:
         "lengths": [[2**power, found.lengths[power]] for power in sorted(found.lengths)],
         "removed": dict(sorted(found.removed.items())),
         "repaired": dict(sorted(found.repaired.items())),
+        "near": read_object(near),
         "clusters": [
             {"source": source, "id": id, "copies": count}
             for (id, source), count in sorted(found.clusters.items(), key=lambda p: (-p[1], p[0]))[
@@ -102,7 +106,7 @@ def survey(directory: Path | str) -> dict[str, Any]:
     }
 
 
-def _count(found: _Found, document: Document) -> None:
+def count(found: Found, document: Document) -> None:
     size = len(document.text.encode())
     story = document.details
     raw = story.get("bytes", 0) or size
@@ -112,7 +116,8 @@ def _count(found: _Found, document: Document) -> None:
         found.clusters[copied["id"], copied["source"]] += 1
     if document.drop_reason:
         found.reasons[document.drop_reason][document.group].add(raw)
-        _draw(found.samples[document.drop_reason], document, story.get("decided"))
+        why = story.get("decided")
+        draw(found.samples[document.drop_reason], document, lambda: _sample(document, why), SAMPLES)
         return
     found.kept.add(size)
     found.lengths[int(math.log2(max(size, 1)))] += 1
@@ -130,10 +135,15 @@ def _count(found: _Found, document: Document) -> None:
     found.repaired.update(story.get("repaired", {}))
     for near in story.get("nearly", ()):
         found.nearly_counts[near["reason"]] += 1
-        _draw(found.nearly[near["reason"]], document, near)
+        draw(
+            found.nearly[near["reason"]],
+            document,
+            lambda near=near: _sample(document, near),
+            SAMPLES,
+        )
 
 
-def _source(found: _Found, name: str) -> dict[str, Any]:
+def _source(found: Found, name: str) -> dict[str, Any]:
     dropped = {
         reason: by[name].documents for reason, by in sorted(found.reasons.items()) if name in by
     }
@@ -153,17 +163,10 @@ def _largest(amounts: dict[str, _Amount]) -> dict[str, dict[str, int]]:
     return {name: amount.told() for name, amount in ordered[:LARGEST]}
 
 
-def _draw(drawn: list[tuple[str, dict[str, Any]]], document: Document, why: Any) -> None:
-    if not document.text.strip():
-        return
-    key = hashlib.sha256(document.id.encode()).hexdigest()
-    if len(drawn) == SAMPLES and key > drawn[-1][0]:
-        return
-    sample = {
+def _sample(document: Document, why: Any) -> dict[str, Any]:
+    told = {
         "source": document.source,
         "id": document.id,
         "text": document.text[:SAMPLE_CHARACTERS],
     }
-    drawn.append((key, {**sample, **({"why": why} if why else {})}))
-    drawn.sort(key=lambda pair: pair[0])
-    del drawn[SAMPLES:]
+    return told | ({"why": why} if why else {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gristmill.data.decisions import Labels
+from gristmill.data.duplicates.cuts import without
 from gristmill.data.schema import FILES, TEXT_COLUMNS, arrow, arrow_schema, document_id
 from gristmill.data.sources import Item
 from gristmill.data.split import Splits
@@ -127,26 +128,12 @@ def _decided(
     return columns
 
 
-def without(text: str, cuts: Sequence[tuple[int, int]]) -> str:
-    """`text` without the spans of its UTF-8 bytes, which are sorted and do not overlap."""
-    data = text.encode()
-    kept, done = [], 0
-    for start, end in cuts:
-        kept.append(data[done:start])
-        done = end
-    return b"".join([*kept, data[done:]]).decode()
-
-
 def _named(labels: Labels) -> dict[int, dict[str, str]]:
     """Id and source of the documents that others are copies of."""
     wanted = np.unique(labels.of[labels.of >= 0])
-    named = {}
-    for number, part in enumerate(labels.parts):
-        low, high = labels.starts[number : number + 2]
-        here = wanted[(wanted >= low) & (wanted < high)]
-        if len(here):
-            table = arrow().parquet.read_table(part.path, columns=["id", "source"])
-            named |= dict(zip(here.tolist(), table.take(here - low).to_pylist(), strict=True))
+    named: dict[int, dict[str, str]] = {}
+    for where, table in labels.rows(wanted, "id", "source"):
+        named |= dict(zip(wanted[where].tolist(), table.to_pylist(), strict=True))
     return named
 
 

@@ -28,8 +28,8 @@ def drop_contaminated(labels: Labels, index: EvalIndex, common: int = COMMON) ->
 
 
 def _hits(labels: Labels) -> Iterator[tuple[int, Sequence[Hit]]]:
-    kept = labels.kept
-    for start, table in labels.columns("hits"):
-        for at, packed in enumerate(table["hits"].to_pylist()):
-            if packed and kept[start + at]:
-                yield start + at, [Hit(*hit) for hit in json.loads(packed)]
+    kept = np.flatnonzero(labels.kept)
+    for where, table in labels.rows(kept, "hits"):
+        for at, packed in zip(kept[where].tolist(), table["hits"].to_pylist(), strict=True):
+            if packed:
+                yield at, [Hit(*hit) for hit in json.loads(packed)]

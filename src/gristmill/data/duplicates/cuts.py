@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from gristmill.data.decisions import Labels
 
 Spans = list[tuple[int, int]]
@@ -20,7 +22,26 @@ def united(spans: Iterable[tuple[int, int]]) -> Spans:
     return out
 
 
-def add_cuts(labels: Labels, at: int, length: int, spans: Sequence[tuple[int, int]]) -> None:
-    """Take `spans` out of the document `at`, whose text has `length` bytes; its `size` is what is left."""
-    labels.cuts[at] = united([*labels.cuts.get(at, []), *spans])
-    labels.size[at] = length - sum(end - start for start, end in labels.cuts[at])
+def add_cuts(labels: Labels, at: int, text: str, spans: Sequence[tuple[int, int]]) -> None:
+    """Take `spans` out of the document `at`, whose text is `text`; its `size` is what is left.
+
+    Where nothing is left, the document is dropped whole, as "repeated_text".
+    """
+    cuts = united([*labels.cuts.get(at, []), *spans])
+    left = without(text, cuts)
+    if left.strip():
+        labels.cuts[at], labels.size[at] = cuts, len(left.encode())
+    else:
+        labels.cuts.pop(at, None)
+        labels.size[at] = len(text.encode())
+        labels.drop(np.array([at]), "repeated_text")
+
+
+def without(text: str, cuts: Sequence[tuple[int, int]]) -> str:
+    """`text` without the spans of its UTF-8 bytes, which are sorted and do not overlap."""
+    data = text.encode()
+    kept, done = [], 0
+    for start, end in cuts:
+        kept.append(data[done:start])
+        done = end
+    return b"".join([*kept, data[done:]]).decode()

@@ -6,7 +6,7 @@ import numpy as np
 
 from gristmill.data.decisions import Labels
 
-_KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
+KEY = np.dtype([("high", "<u8"), ("low", "<u8")])  # 16 bytes of a hash
 
 
 def drop_exact(labels: Labels) -> None:
@@ -23,27 +23,31 @@ def drop_same_url(labels: Labels) -> None:
     _drop_repeats(labels, documents[order], keys[order], "duplicate_url", np.nan)
 
 
+def firsts(keys: np.ndarray) -> np.ndarray:
+    """int64 [n]: for each of n sorted keys the place of the first that equals it."""
+    begins = np.flatnonzero(
+        np.concatenate([np.ones(min(len(keys), 1), bool), keys[1:] != keys[:-1]])
+    )
+    return np.repeat(begins, np.diff(np.append(begins, len(keys))))
+
+
 def _keys(labels: Labels, column: str) -> tuple[np.ndarray, np.ndarray]:
     """(documents still kept that have a key, their keys)."""
-    documents, keys = [np.empty(0, np.int64)], [np.empty(0, _KEY)]
-    for start, table in labels.columns(column):
+    kept = np.flatnonzero(labels.kept)
+    documents, keys = [np.empty(0, np.int64)], [np.empty(0, KEY)]
+    for where, table in labels.rows(kept, column):
         values = table[column].to_pylist()
         have = [at for at, value in enumerate(values) if value]
-        documents.append(np.array(have, np.int64) + start)
-        keys.append(np.frombuffer(b"".join(values[at] for at in have), _KEY))
-    found, key = np.concatenate(documents), np.concatenate(keys)
-    kept = labels.kept[found]
-    return found[kept], key[kept]
+        documents.append(kept[where[have]])
+        keys.append(np.frombuffer(b"".join(values[at] for at in have), KEY))
+    return np.concatenate(documents), np.concatenate(keys)
 
 
 def _drop_repeats(
     labels: Labels, documents: np.ndarray, keys: np.ndarray, reason: str, similarity: float
 ) -> None:
     """`documents` are sorted by key, the one that stays first."""
-    if not len(documents):
-        return
-    begins = np.concatenate([[True], keys[1:] != keys[:-1]])
-    stays = documents[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-    repeats = ~begins
+    first = firsts(keys)
+    repeats = first != np.arange(len(keys))
     similarities = np.full(int(repeats.sum()), similarity, np.float32)
-    labels.drop_copies(documents[repeats], stays[repeats], similarities, reason, "< 1")
+    labels.drop_copies(documents[repeats], documents[first[repeats]], similarities, reason, "< 1")

@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gristmill.data.curate import Draft
 from gristmill.data.decisions import batches, take
 from gristmill.data.schema import arrow, documents_dir
-
-_LABELS = ("source", "url", "license", "date", "kind", "group", "package")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ def sign(corpora: Sequence[Path], directory: Path, seed: int) -> Known:
     ]
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for corpus, file in files:
-            for _, table in batches(file, ["id", "text", *_LABELS]):
+            for _, table in batches(file, ["id", "source", "text"]):
                 rows = [_signed(row, corpus, seed) for row in table.to_pylist()]
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
                 count += len(rows)
@@ -69,29 +66,14 @@ def sign(corpora: Sequence[Path], directory: Path, seed: int) -> Known:
 
 
 def _signed(row: dict[str, str], corpus: str, seed: int) -> dict[str, Any]:
-    from gristmill.data.steps import signed
+    from gristmill.data.steps import compared
 
-    draft = Draft(  # for the very step that signed the new documents
-        source=row["source"],
-        url=row["url"],
-        license=row["license"],
-        date=row["date"],
-        kind=row["kind"],
-        group=row["group"],
-        package=row["package"],
-        title="",
-        text=row["text"],
-        charset="",
-        reason="",
-        html=None,
-        bytes=0,
-    )
-    signed(draft, seed)
+    exact, shingles, signature = compared(row["text"], seed)
     return {
         "id": row["id"],
         "source": row["source"],
         "corpus": corpus,
-        "exact": draft.exact,
-        "signature": draft.signature,
-        "shingles": draft.shingles,
+        "exact": exact,
+        "signature": signature,
+        "shingles": shingles,
     }

@@ -96,12 +96,12 @@ def pieces(text: str, what: What) -> Iterator[tuple[str, int, int]]:
 
 
 def _texts(labels: Labels) -> Iterator[tuple[int, str]]:
-    kept = labels.kept
-    for start, table in labels.columns("text", "kind"):
-        kinds = table["kind"].to_pylist()
-        for at, kind in enumerate(kinds):
-            if kept[start + at] and kind not in CODE_KINDS:
-                yield start + at, table["text"][at].as_py()
+    kept = np.flatnonzero(labels.kept)
+    for where, table in labels.rows(kept, "text", "kind"):
+        texts, kinds = table["text"].to_pylist(), table["kind"].to_pylist()
+        for at, text, kind in zip(kept[where].tolist(), texts, kinds, strict=True):
+            if kind not in CODE_KINDS:
+                yield at, text
 
 
 def _found(
@@ -164,7 +164,6 @@ def _repeats(records: np.ndarray) -> np.ndarray:
 
 def _cut(labels: Labels, what: What, floor: Floor, marks: np.ndarray) -> None:
     done = 0
-    emptied = []
     for at, text, found in _found(labels, what, floor):
         spans: Spans = [
             (low, high)
@@ -172,22 +171,5 @@ def _cut(labels: Labels, what: What, floor: Floor, marks: np.ndarray) -> None:
             if again
         ]
         done += len(found)
-        if not spans:
-            continue
-        before, size = labels.cuts.get(at), int(labels.size[at])
-        add_cuts(labels, at, len(text.encode()), spans)
-        if _left(text, labels.cuts[at]).strip():
-            continue
-        emptied.append(at)
-        labels.size[at] = size
-        if before is None:
-            del labels.cuts[at]
-        else:
-            labels.cuts[at] = before
-    labels.drop(np.array(emptied, np.int64), "repeated_text")
-
-
-def _left(text: str, cuts: Spans) -> str:
-    from gristmill.data.write import without
-
-    return without(text, cuts)
+        if spans:
+            add_cuts(labels, at, text, spans)

@@ -17,13 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gristmill.data.decisions import Labels, take
-from gristmill.data.duplicates.bands import candidates, pairs_in, write_bands
+from gristmill.data.decisions import Labels
+from gristmill.data.duplicates.bands import Rows, candidates, pairs_in, write_bands
 from gristmill.data.duplicates.clusters import by_rank, components, leaders
+from gristmill.data.duplicates.exact import KEY, firsts
 from gristmill.data.duplicates.known import Known, sign
 from gristmill.data.duplicates.similar import Shingles
-
-_KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def drop_near(
         total = known.count + len(documents)
 
         def rows(column: str) -> Iterator[tuple[np.ndarray, Any]]:
-            own = ((at + known.count, table) for at, table in _kept_rows(labels, documents, column))
+            own = ((at + known.count, table) for at, table in labels.rows(documents, column))
             return chain(known.rows(column), own)
 
         hashes = write_bands(rows, total, config.bands, config.rows, directory)
@@ -94,7 +93,7 @@ def drop_near(
             alike.append(similarity[near])
         pairs, similarity = np.concatenate(found), np.concatenate(alike)
         if known.count:
-            equal = _equal(labels, documents, known)
+            equal = _equal(rows, known.count)
             earlier = pairs[:, 0] < known.count
             old = np.concatenate([equal, pairs[earlier]])
             values = np.concatenate([np.ones(len(equal)), similarity[earlier]])
@@ -107,24 +106,17 @@ def drop_near(
         return _summary(pairs, len(documents), shingles, known.count, int((~left).sum()))
 
 
-def _equal(labels: Labels, documents: np.ndarray, known: Known) -> np.ndarray:
-    """int64 [m, 2]: the first known document of equal text, and the new one's number after the known ones.
+def _equal(rows: Rows, known: int) -> np.ndarray:
+    """int64 [m, 2]: the first of the `known` first documents of equal text, and the number of a new one.
 
     Banding finds these, too, but not each in a bucket of hundreds.
     """
-    keys = [
-        np.frombuffer(b"".join(table["exact"].to_pylist()), _KEY)
-        for _, table in known.rows("exact")
-    ]
-    new = [
-        np.frombuffer(b"".join(table["exact"].to_pylist()), _KEY)
-        for _, table in _kept_rows(labels, documents, "exact")
-    ]
-    key = np.concatenate([*keys, *new])
+    key = np.concatenate(
+        [np.frombuffer(b"".join(table["exact"].to_pylist()), KEY) for _, table in rows("exact")]
+    )
     order = np.lexsort((key["low"], key["high"]))  # stable: the known ones first
-    begins = np.concatenate([[True], key[order][1:] != key[order][:-1]])
-    first = order[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-    same = (first < known.count) & (order >= known.count)
+    first = order[firsts(key[order])]
+    same = (first < known) & (order >= known)
     return np.stack([first[same], order[same]], axis=1)
 
 
@@ -201,16 +193,6 @@ def _summary(
     inside = inside[sizes[root[inside[:, 0]]] > 2]
     lowest = float(shingles.jaccard(inside + first).min()) if len(inside) else None
     return NearSummary(len(pairs), int((sizes > 1).sum()), int(sizes.max()), lowest, known)
-
-
-def _kept_rows(
-    labels: Labels, documents: np.ndarray, column: str
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """(positions in `documents`, their rows of a column) of each run that has any."""
-    for start, table in labels.columns(column):
-        low, high = np.searchsorted(documents, [start, start + table.num_rows])
-        if high > low:
-            yield np.arange(low, high), take(table, documents[low:high] - start)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def jaccard_pairs(flat: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> n
     if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(offsets) - 1:
         raise IndexError(f"pairs of {len(offsets) - 1} sets go from {pairs.min()} to {pairs.max()}")
     native = extension()
-    if native is None or not hasattr(native, "jaccard_pairs"):
+    if native is None:
         return jaccard_pairs_plain(flat, offsets, pairs)
     flat = np.ascontiguousarray(flat, np.uint64)
     offsets = np.ascontiguousarray(offsets, np.int64)

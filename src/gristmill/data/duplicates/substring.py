@@ -81,19 +81,16 @@ def cut_passages(
     kept = np.flatnonzero(labels.kept)
 
     def texts() -> Iterator[np.ndarray]:
-        for start, table in labels.columns("text"):
-            low, high = np.searchsorted(kept, [start, start + table.num_rows])
-            for at in kept[low:high].tolist():
-                yield np.frombuffer(table["text"][at - start].as_py().encode(), np.uint8)
+        for _, table in labels.rows(kept, "text"):
+            for text in table["text"].to_pylist():
+                yield np.frombuffer(text.encode(), np.uint8)
 
     gone = sum(end - start for at in labels.cuts for start, end in labels.cuts[at])
     total = int(labels.size[kept].sum()) + gone  # of the texts as they stand in the parts
     found = repeats(texts, total, least, scratch, memory_bytes)
     for at, text, spans in zip(kept.tolist(), texts(), found, strict=True):
         if spans and (cuts := at_words(text.tobytes(), spans)):
-            add_cuts(labels, at, len(text), cuts)
-            if not labels.size[at]:
-                labels.drop(np.array([at]), "repeated_text")
+            add_cuts(labels, at, text.tobytes().decode(), cuts)
 
 
 def window_hashes(document: np.ndarray, least: int) -> np.ndarray:
