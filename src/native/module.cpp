@@ -226,6 +226,7 @@ void bind_program(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // caches of the modules live until the process ends
   nb::class_<Array>(m, "Array").def(
       "__init__",
       [](Array* self, uintptr_t address, int type) { new (self) Array{at<const void>(address), Type(type)}; },

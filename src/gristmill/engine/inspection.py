@@ -85,7 +85,8 @@ def inspect(model: Model, text: str, top: int = 10, alternatives: int = 3) -> In
     rows = hidden_TD[-1 - len(given) : -1]
     for place, log_probs_V in zip(given, _log_probs(model, rows), strict=True):
         read.append(_read(model, place, log_probs_V, alternatives))
-    (following,) = _log_probs(model, hidden_TD[-1:])
+    (log_probs_V,) = _log_probs(model, hidden_TD[-1:])
+    following = log_probs_V.exp()
     expected = _likeliest(model, following, top)
 
     bits = sum(token.surprisal or 0.0 for token in read)
@@ -112,25 +113,25 @@ def _log_probs(model: Model, hidden_TD: Tensor) -> Iterator[Tensor]:
 
 
 def _read(model: Model, id: int, log_probs_V: Tensor, alternatives: int) -> Read:
-    log_prob = float(log_probs_V[id])
+    probs_V = log_probs_V.exp()  # once: exp of one number alone may end in another digit
     return Read(
         id,
         _text(model, id),
-        math.exp(log_prob),
-        -log_prob / math.log(2),
+        float(probs_V[id]),
+        -float(log_probs_V[id]) / math.log(2),
         1 + int((log_probs_V > log_probs_V[id]).sum()),
-        _entropy(log_probs_V),
-        _likeliest(model, log_probs_V, alternatives),
+        _entropy(probs_V),
+        _likeliest(model, probs_V, alternatives),
     )
 
 
-def _entropy(log_probs_V: Tensor) -> float:
-    """In bits. A token that cannot come (-inf) adds nothing."""
-    return float(torch.special.entr(log_probs_V.exp()).sum()) / math.log(2)
+def _entropy(probs_V: Tensor) -> float:
+    """In bits. A token that cannot come (0) adds nothing."""
+    return float(torch.special.entr(probs_V).sum()) / math.log(2)
 
 
-def _likeliest(model: Model, log_probs_V: Tensor, count: int) -> tuple[Candidate, ...]:
-    probabilities, order = log_probs_V.exp().topk(min(count, len(log_probs_V)))
+def _likeliest(model: Model, probs_V: Tensor, count: int) -> tuple[Candidate, ...]:
+    probabilities, order = probs_V.topk(min(count, len(probs_V)))
     pairs = zip(probabilities.tolist(), order.tolist(), strict=True)
     return tuple(Candidate(id, _text(model, id), p) for p, id in pairs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from typing import Any
 
 import anthropic
@@ -142,12 +142,22 @@ def test_an_error_after_the_first_byte_is_an_event(monkeypatch: pytest.MonkeyPat
 
 def test_a_reader_is_told_that_it_still_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(random_model())
-    step = engine.step
+    step, heard = engine.step, threading.Semaphore(0)
+
+    def step_when_heard() -> Any:
+        assert heard.acquire(timeout=60)  # a step for every ping that reached the reader
+        return step()
+
     monkeypatch.setattr("gristmill.serve.running.PATIENCE", 0.02)
-    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.15), step())[1])
+    monkeypatch.setattr(engine, "step", step_when_heard)
+    text = ""
     with serve.served(serve.build_app([serve.Served("plain", engine)])) as url:
         body: Any = {"max_tokens": 3, "messages": [user("x")], "stream": True}
-        text = HTTP.post(f"{url}/v1/messages", json=body).text
+        with HTTP.stream("POST", f"{url}/v1/messages", json=body) as response:
+            for part in response.iter_text():
+                text += part
+                for _ in range(part.count("event: ping\n")):
+                    heard.release()
     strict.in_order(strict.events(text))
     first, second, *rest = text.split("\n\n")
     assert first.startswith("event: message_start\n")
