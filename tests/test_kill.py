@@ -42,6 +42,7 @@ MODULES = (
     *("dataclasses", "datetime", "difflib", "functools", "contextlib", "graphlib", "pprint", "cmd"),
 )
 SETTINGS = {
+    **{f"{stage}.checkpoint_seconds": 0.5 for stage in ("pretrain", "sft", "dpo")},
     "size": "tiny",
     "tokenizer.vocab_size": 512,
     "data.heldout_fraction": 0.2,
@@ -63,11 +64,9 @@ import json, os, sys
 from gristmill.cli import main, run
 from gristmill.recipe import Recipe
 from gristmill.recipe.line import LINE
-from gristmill.train import trainer
 
 for node in LINE.values():
     node.load()
-trainer._SECONDS_BETWEEN_CHECKPOINTS = 0.5
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()

@@ -138,6 +138,56 @@ def models_page() -> str:
     return "\n".join(page) + "\n"
 
 
+SIZES = ("1M 4M 15M 50M 124M 350M 760M 1.5B 3B 8B 15M:8x2 1.5B:16x2 8B:64x4").split()
+
+
+def sizes_page() -> str:
+    """What the dial makes of sizes from 1M to 8B."""
+    from gristmill.plan import counts, flops_per_token
+    from gristmill.train.dial import derive
+    from gristmill.train.pretrain import PretrainConfig, shape_of
+
+    page = [
+        "# Sizes\n",
+        _NOTE,
+        "`size` is the one dial of a recipe: `gristmill run pyhelp --set size=124M`. Everything below follows from it",
+        "(`train/dial.py`), and any of it can be set instead. A size is a number of parameters, or one with experts:",
+        "`15M:8x2` has 8 of them in the place of every MLP and sends each token to 2.\n",
+        "- **Shape**: the family's shape of that many parameters. A layer for every 64 of width (2 below 128), heads of 32,",
+        "  64 or 128, a quarter as many key-value heads, MLPs twice the width below 512 and 8/3 of it above.",
+        "- **Vocabulary**: 1,024 below 1M, 8,192 below 60M, 16,384 below 600M, then 32,768; tied above 16,384.",
+        "- **Tokens**: Chinchilla's 20 a parameter from 44M on; below, (parameters / 9.8M)² a parameter and at least",
+        "  0.21, so that the small end is minutes on a laptop.",
+        "- **Batch**: 1,024 tokens up to 4M tokens of training, then growing with tokens^0.383 (arXiv 2505.13738).",
+        "- **Rates**: Muon moves every matrix by the same spectral size, so one rate serves all widths: 0.015; embeddings",
+        "  and head have AdamW's 0.001.\n",
+        "| size | parameters | for a token | layers | width | heads | MLP | vocabulary | context | batch | tokens "
+        "| FLOPs |",
+        f"|{'---|' * 12}",
+    ]
+    for size in SIZES:
+        settings = derive(size)
+        config = PretrainConfig(**settings["pretrain"])
+        shape = shape_of(config, settings["tokenizer"]["vocab_size"])
+        count, moe = counts(shape), shape.moe
+        cells = [
+            f"`{size}`",
+            f"{count.total / 1e6:,.1f}M",
+            f"{count.active / 1e6:,.1f}M",
+            shape.num_layers,
+            shape.hidden_size,
+            f"{shape.num_heads}/{shape.num_kv_heads}",
+            f"{moe.num_experts} x {moe.intermediate_size}" if moe else shape.intermediate_size,
+            f"{shape.vocab_size:,}",
+            config.context,
+            f"{config.batch_tokens:,}",
+            f"{config.tokens / 1e6:,.1f}M",
+            f"{flops_per_token(shape, config.context).training * config.tokens:.1e}",
+        ]
+        page.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(page) + "\n"
+
+
 def _described(doc: str, fields: Any) -> tuple[str, dict[str, str]]:
     """A settings class's docstring taken apart: what is said of all, and of each setting.
 
@@ -168,7 +218,12 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"cli.md": cli_page, "models.md": models_page, "recipe.md": recipe_page}
+PAGES = {
+    "cli.md": cli_page,
+    "models.md": models_page,
+    "recipe.md": recipe_page,
+    "sizes.md": sizes_page,
+}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""What this process takes of the machine."""
+"""What this process takes of the machine, and what is left."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -25,3 +26,19 @@ def resident_memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
         return 0
+
+
+def available_memory() -> int:
+    """Bytes that can still be had: free ones, what the kernel would give back, within this process's limits."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit.isdigit():
+            used = int((group / "memory.current").read_text())
+            free = min(free, max(0, int(limit) - used))
+    except (OSError, StopIteration, ValueError):
+        pass
+    return free

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's typed settings: frozen, and an unknown key is an error."""
+    """Base of every stage's typed settings: frozen, and an unknown key is an error.
+
+    HOW: settings of how the work is done (on how many processes, say) and not of what comes out: another value does
+    not make finished work stale, and what was interrupted goes on under it.
+    """
+
+    HOW: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what comes out, as JSON."""
+        return self.model_dump(mode="json", exclude=set(self.HOW))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@
 #include "program.h"
 #include "sampling.h"
 #include "text_module.h"
+#include "training_module.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -236,4 +237,5 @@ NB_MODULE(_native, m) {
   bind_sampling(m);
   bind_program(m);
   text::bind_text(m);
+  bind_training(m);
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from gristmill.model import ModelConfig, Transformer, initialize
+from gristmill.model.init import narrow_head
 
 
 def config(num_layers: int = 2, **changes) -> ModelConfig:
@@ -50,3 +52,18 @@ def test_every_block_begins_as_the_identity():
     tokens = torch.arange(32)[None]
     embedded = network.model.embed_tokens(tokens)
     assert torch.equal(network.hidden(tokens), network.model.norm(embedded))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_narrower_head_scales_the_first_logits_alone(tied):
+    """√(base/width) on the head's weights; where they are the embedding's, base/width on the last norm's gain."""
+    plain = initialize(Transformer(config(tie_embeddings=tied)), seed=0)
+    network = initialize(Transformer(config(tie_embeddings=tied)), seed=0)
+    narrow_head(network.named_parameters(), 1 / 4)
+    tokens = torch.arange(32)[None]
+    factor = 1 / 4 if tied else 1 / 2
+    assert torch.allclose(network(tokens), factor * plain(tokens), rtol=1e-5, atol=1e-7)
+    changed = {
+        n for n, p in network.named_parameters() if not torch.equal(p, plain.state_dict()[n])
+    }
+    assert changed == ({"model.norm.weight"} if tied else {"lm_head.weight"})

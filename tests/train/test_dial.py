@@ -12,6 +12,7 @@ from gristmill.train.dial import NAMED, derive, parameters_of
 
 SIZES = [
     *("tiny", "small", "300K", "0.5M", "1M", "2M", "4M", "10M", "20M", "35M", "50M", "59M", "60M"),
+    *("4M:8x2", "tiny:4x1", "1.5B:64x8"),
     *("100M", "124M", "250M", "350M", "500M", "599M", "600M", "1B", "1.5B", "7B", "70B", "100B"),
 ]
 

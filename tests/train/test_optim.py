@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from gristmill.model import ModelConfig, Transformer, initialize
-from gristmill.train.optim import NEWTON_SCHULZ, Muon, OptimConfig, build_optimizers, orthogonalize
+from gristmill.train.optim import NEWTON_SCHULZ, Muon, OptimConfig, Optimizer, orthogonalize
+from gristmill.train.parallel.leaves import leaves
 
 SHAPES = [(96, 96), (48, 160), (160, 48), (96, 96)]
+
+
+def kinds(network, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    return Optimizer(leaves([network]), config, torch.float32).kinds
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,7 +97,7 @@ def test_steps_are_those_of_torch(weight_decay):
 @pytest.mark.parametrize("tied", [False, True])
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(tied):
     net = network(tied)
-    adamw, muon = build_optimizers(net, OptimConfig(optimizer="muon"), torch.float32)
+    adamw, muon = kinds(net, OptimConfig(optimizer="muon"))
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     of_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     of_adamw = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
@@ -107,7 +112,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(tied):
 
 def test_adamw_for_all_uses_the_matrices_own_rate_and_decay():
     config = OptimConfig(optimizer="adamw", lr_peak=0.3, lr_embedding_peak=0.2, weight_decay=0.1)
-    rest, matrices = build_optimizers(network(), config, torch.float32)
+    rest, matrices = kinds(network(), config)
     assert {(g["lr"], g["weight_decay"]) for g in matrices.param_groups} == {(0.3, 0.1)}
     assert [(g["lr"], g["weight_decay"]) for g in rest.param_groups] == [(0.2, 0.0)]
 
@@ -115,7 +120,7 @@ def test_adamw_for_all_uses_the_matrices_own_rate_and_decay():
 def test_attention_of_the_first_two_layers_has_a_rate_of_its_own():
     net = network()
     config = OptimConfig(lr_peak=0.3, lr_copying=0.5)
-    _, matrices = build_optimizers(net, config, torch.float32)
+    _, matrices = kinds(net, config)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     rates = {names[id(p)]: g["lr"] for g in matrices.param_groups for p in g["params"]}
     assert {name for name, lr in rates.items() if lr == 0.15} == {
@@ -127,7 +132,7 @@ def test_attention_of_the_first_two_layers_has_a_rate_of_its_own():
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_state_is_complete_before_the_first_step(kind):
     net = network()
-    optimizers = build_optimizers(net, OptimConfig(optimizer=kind), torch.float32)
+    optimizers = kinds(net, OptimConfig(optimizer=kind))
 
     def layout() -> list:
         return [
@@ -151,8 +156,8 @@ def test_state_is_complete_before_the_first_step(kind):
 def test_first_step_equals_that_of_an_optimizer_without_prepared_state(kind):
     prepared, plain = network(), network()
     config = OptimConfig(optimizer=kind, weight_decay=0.1)
-    optimizers = build_optimizers(prepared, config, torch.float32)
-    others = build_optimizers(plain, config, torch.float32)
+    optimizers = kinds(prepared, config)
+    others = kinds(plain, config)
     for optimizer in others:
         optimizer.state.clear()
     for net, group in ((prepared, optimizers), (plain, others)):

@@ -14,15 +14,10 @@ from gristmill.errors import RequestError
 from gristmill.files import hash_file
 from gristmill.formats import Model, save_hf
 from gristmill.tokenizer import Tokenizer
-from gristmill.train import pretrain, trainer
-from gristmill.train.pretrain import (
-    NextToken,
-    PretrainConfig,
-    bytes_of_token,
-    check,
-    run,
-    source_fingerprint,
-)
+from gristmill.train import Judge, NextToken, pretrain
+from gristmill.train.next_token import bytes_of_token
+from gristmill.train.parallel.spread import Rows, Spread
+from gristmill.train.pretrain import PretrainConfig, check, run, source_fingerprint
 from gristmill.train.windows import Windows
 from tests.train.corpus import TEXTS, VOCAB, corpus, gradients, random_network, tiny_pretrain
 
@@ -59,7 +54,8 @@ def test_loss_is_that_of_transformers(inputs, tmp_path):
     batch = goal.batch(3)
     loss, targets, _ = goal.loss(network, batch, torch.float32)
     assert targets == 4 * 64
-    wanted = theirs(input_ids=batch, labels=batch).loss
+    ids = torch.cat((batch.tokens, batch.targets[:, -1:]), dim=1)
+    wanted = theirs(input_ids=ids, labels=ids).loss
     assert abs(loss.item() / targets - wanted.item()) < 1e-5
     (loss / targets).backward()
     wanted.backward()
@@ -75,7 +71,8 @@ def test_gradient_of_a_batch_is_the_sum_of_its_parts(inputs):
     (loss / targets).backward()
     whole = gradients(network)
     total = bytes_ = 0.0
-    for part in (batch[:1], batch[1:]):
+    for rows in (slice(0, 1), slice(1, None)):
+        part = Rows(batch.tokens[rows], batch.targets[rows], batch.positions[rows], None)
         loss_part, _, extra_part = goal.loss(network, part, torch.float32)
         (loss_part / targets).backward()
         total, bytes_ = total + loss_part.item(), bytes_ + extra_part["bytes"]
@@ -93,7 +90,7 @@ def test_bits_per_byte_divides_by_the_bytes_of_the_text(inputs):
         network.lm_head.weight.zero_()
     batch = goal.batch(1)
     loss, targets, extra = goal.loss(network, batch, torch.float32)
-    text = b"".join(tokenizer.token_bytes(i) for row in batch[:, 1:].tolist() for i in row)
+    text = b"".join(tokenizer.token_bytes(i) for row in batch.targets.tolist() for i in row)
     found = goal.describe({"loss": loss.item(), **extra}, targets)
     assert found["loss"] == pytest.approx(math.log(VOCAB), abs=1e-5)
     assert found["bits_per_byte"] == pytest.approx(targets * math.log2(VOCAB) / len(text))
@@ -115,7 +112,8 @@ def test_the_result_is_a_model_that_learned(whole, inputs):
     loaded = Model.load(out / "model")
     assert loaded.config.num_parameters == metrics["parameters"]
     # The last evaluation was of the very weights that were saved.
-    again = objective(inputs).evaluate(loaded.network, torch.float32)
+    goal = objective(inputs)
+    again = goal.evaluate(Judge(Spread([loaded.network], dtype=torch.float32), goal))
     assert again["heldout_loss"] == pytest.approx(metrics["history"][-1]["heldout_loss"], abs=1e-5)
     assert metrics["history"][-1]["loss"] < math.log(VOCAB) - 1
 
@@ -143,8 +141,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_interrupted_runs_give_the_same_bytes_and_metrics(whole, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+def test_interrupted_runs_give_the_same_bytes_and_metrics(whole, inputs, tmp_path):
     seed = random.randrange(2**32)
     print("seed", seed)
     draw = random.Random(seed)
@@ -157,7 +154,10 @@ def test_interrupted_runs_give_the_same_bytes_and_metrics(whole, inputs, tmp_pat
     while True:
         try:
             result = run(
-                tiny_pretrain(), inputs, tmp_path, at_random if stops < 3 else pretrain.quiet
+                tiny_pretrain(checkpoint_seconds=0),
+                inputs,
+                tmp_path,
+                at_random if stops < 3 else pretrain.quiet,
             )
             break
         except Interrupted:
@@ -168,10 +168,7 @@ def test_interrupted_runs_give_the_same_bytes_and_metrics(whole, inputs, tmp_pat
     assert rows[0] == rows[1]
 
 
-def test_resumed_from_a_checkpoint_it_reports_the_same_metrics(
-    whole, inputs, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(trainer, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+def test_resumed_from_a_checkpoint_it_reports_the_same_metrics(whole, inputs, tmp_path):
     calls: list[float] = []
 
     def at_the_second_row(done, total, unit="", **values):
@@ -180,8 +177,8 @@ def test_resumed_from_a_checkpoint_it_reports_the_same_metrics(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run(tiny_pretrain(), inputs, tmp_path, at_the_second_row)
-    result = run(tiny_pretrain(), inputs, tmp_path)
+        run(tiny_pretrain(checkpoint_seconds=0), inputs, tmp_path, at_the_second_row)
+    result = run(tiny_pretrain(checkpoint_seconds=0), inputs, tmp_path)
     assert result.metrics == whole[1].metrics
     assert weights(tmp_path) == weights(whole[0])
 

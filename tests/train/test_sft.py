@@ -15,7 +15,8 @@ from gristmill.errors import RequestError
 from gristmill.files import hash_file, write_jsonl
 from gristmill.formats import Model, save_hf
 from gristmill.tokenizer import Tokenizer
-from gristmill.train import SFTConfig, pad, trainer
+from gristmill.train import Judge, SFTConfig, pad
+from gristmill.train.parallel.spread import Spread
 from gristmill.train.sft import Conversations, encode_conversations, run
 from tests.train.corpus import gradients, make_tokenizer, random_network
 
@@ -201,9 +202,9 @@ def test_training_lowers_the_loss_and_says_what_it_did(whole, inputs, tokenizer)
     assert metrics["target_tokens"] == sum(sum(mask) for _, mask in encoded(tokenizer, 60)[:48])
     assert metrics["history"][-1]["loss"] < 0.7 * metrics["history"][0]["loss"]
     heldout = encoded(tokenizer, 60)[48:]
-    again = objective([], heldout=heldout).evaluate(
-        Model.load(out / "model").network, torch.float32
-    )
+    goal = objective([], heldout=heldout)
+    network = Model.load(out / "model").network
+    again = goal.evaluate(Judge(Spread([network], dtype=torch.float32), goal))
     assert again["heldout_loss"] == pytest.approx(metrics["heldout_loss"], abs=1e-5)
 
 
@@ -217,8 +218,8 @@ class Interrupted(Exception):
     pass
 
 
-def test_interrupted_it_gives_the_same_bytes(whole, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+def test_interrupted_it_gives_the_same_bytes(whole, inputs, tmp_path):
+    config = CONFIG.model_copy(update={"checkpoint_seconds": 0.0})
     rows = 0
 
     def second_row(done, total, unit="", **values):
@@ -228,8 +229,8 @@ def test_interrupted_it_gives_the_same_bytes(whole, inputs, tmp_path, monkeypatc
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run(CONFIG, inputs, tmp_path, second_row)
-    result = run(CONFIG, inputs, tmp_path)
+        run(config, inputs, tmp_path, second_row)
+    result = run(config, inputs, tmp_path)
     assert rows == 2
     assert weights(tmp_path) == weights(whole[0])
     assert result.metrics == whole[1].metrics

@@ -22,7 +22,7 @@ from gristmill.errors import WorkError
 from gristmill.files import hash_file
 from gristmill.model import Transformer, generator_for, initialize
 from gristmill.model.config import ModelConfig
-from gristmill.train import OptimConfig, train, trainer
+from gristmill.train import Judge, OptimConfig, train
 from tests.train.corpus import SHAPE, random_network
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ class Copying:
     def __init__(self, targets_per_row: int = 15) -> None:
         self.targets_per_row = targets_per_row
 
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int, row: int = 0, rows: int = 1) -> Tensor:
         return torch.randint(0, 64, (4, 16), generator=generator_for(1, f"batch {step}"))
 
     def loss(
@@ -52,10 +52,9 @@ class Copying:
     def describe(self, sums: dict[str, float], targets: int) -> dict[str, float]:
         return {"loss": sums["loss"] / targets, "accuracy": sums["right"] / targets}
 
-    @torch.inference_mode()
-    def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
-        loss, targets, _ = self.loss(network, self.batch(-1), dtype)
-        return {"heldout_loss": loss.item() / targets}
+    def evaluate(self, judge: Judge) -> dict[str, float]:
+        found = judge(self.batch(-1))
+        return {"heldout_loss": found.loss / found.targets}
 
 
 def fresh() -> Transformer:
@@ -63,7 +62,8 @@ def fresh() -> Transformer:
 
 
 def config(**settings: Any) -> OptimConfig:
-    return OptimConfig(**{"compute_dtype": "float32", "warmup_steps": 4, **settings})
+    chosen = {"compute_dtype": "float32", "warmup_steps": 4, "checkpoint_seconds": 0, **settings}
+    return OptimConfig(**chosen)
 
 
 def run(out_dir: Path, progress: Any = lambda *a, **k: None, **settings: Any) -> Transformer:
@@ -97,11 +97,6 @@ class InterruptAt:
             raise Interrupted
 
 
-@pytest.fixture
-def checkpoint_at_every_row(monkeypatch):
-    monkeypatch.setattr(trainer, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-
-
 def same(a: Transformer, b: Transformer) -> bool:
     pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
     return all(m == n and torch.equal(x, y) for (m, x), (n, y) in pairs)
@@ -119,7 +114,7 @@ def test_the_speed_that_is_shown_is_of_what_the_objective_counts(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_interrupted_runs_end_at_the_same_bits(optimizer, tmp_path, checkpoint_at_every_row):
+def test_interrupted_runs_end_at_the_same_bits(optimizer, tmp_path):
     settings = dict(optimizer=optimizer, lr_peak=0.02 if optimizer == "muon" else 0.003)
     undisturbed = run(tmp_path / "whole", **settings)
     rows = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -139,7 +134,7 @@ def test_interrupted_runs_end_at_the_same_bits(optimizer, tmp_path, checkpoint_a
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == rows
 
 
-def test_resuming_goes_on_from_the_checkpoint(tmp_path, checkpoint_at_every_row):
+def test_resuming_goes_on_from_the_checkpoint(tmp_path):
     with pytest.raises(Interrupted):
         run(tmp_path, InterruptAt(5))
     steps: list[float] = []
@@ -149,7 +144,7 @@ def test_resuming_goes_on_from_the_checkpoint(tmp_path, checkpoint_at_every_row)
     )  # five rows were saved; the sixth was cut before its checkpoint
 
 
-def test_resuming_from_the_one_before_a_damaged_checkpoint(tmp_path, checkpoint_at_every_row):
+def test_resuming_from_the_one_before_a_damaged_checkpoint(tmp_path):
     undisturbed = run(tmp_path / "whole")
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", InterruptAt(5))
@@ -168,7 +163,6 @@ from gristmill.files import write_with
 from gristmill.train import trainer
 from safetensors.torch import save_file
 from tests.train.test_trainer import run
-trainer._SECONDS_BETWEEN_CHECKPOINTS = -1.0
 network = run(Path(sys.argv[1]), lambda done, *a, **k: print(done, flush=True))
 write_with(Path(sys.argv[2]), lambda path: save_file(network.state_dict(), path))
 """
@@ -256,7 +250,8 @@ def test_gradient_is_that_of_the_loss_per_target(tmp_path):
         adamw.step()
         adamw.zero_grad()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert (a - b).abs().max() < 1e-5
+        # Adam divides tiny gradients by their own size: roundings of theirs come to a hundredth of a step.
+        assert (a - b).abs().max() < 5e-5
 
 
 def test_divergence_names_the_step_and_the_cure(tmp_path):
@@ -290,3 +285,44 @@ def test_divergence_in_the_last_update_is_found_too(tmp_path):
             progress=lambda *a, **k: None,
             evaluations=0,
         )
+
+
+class Spiked(Copying):
+    """One batch whose loss is a thousandfold."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.seen = at, []
+
+    def batch(self, step: int, row: int = 0, rows: int = 1) -> Tensor:
+        # Rows of 17: the last number says whether the batch is the bad one.
+        bad = torch.full((4, 1), int(step == self.at))
+        return torch.cat((super().batch(step), bad), dim=1)
+
+    def loss(self, network, batch, dtype):
+        loss, targets, more = super().loss(network, batch[:, :-1], dtype)
+        return loss * (1000 if batch[0, -1] else 1), targets, more
+
+
+@pytest.mark.parametrize("at", [140, 143])  # in between, and the last step, which has a row to write
+@pytest.mark.parametrize("policy", ["skip", "rollback", "stop", "ignore"])
+def test_a_spike_is_met_as_asked_for(at, policy, tmp_path):
+    settings = config(on_spike=policy, lr_peak=0.001, lr_embedding_peak=0.001)
+    more: Any = dict(steps=144, out_dir=tmp_path, progress=lambda *a, **k: None, evaluations=0)
+    network = fresh()
+    if policy == "stop":
+        with pytest.raises(WorkError, match=f"diverged at step {at}: loss"):
+            train(network, Spiked(at), settings, **more)
+    else:
+        rows = train(network, Spiked(at), settings, **more)
+        assert rows[-1]["step"] == 144
+        assert all(row["loss"] < 100 for row in rows) == (policy != "ignore")
+    incidents = tmp_path / "incidents.jsonl"
+    said = [json.loads(line) for line in incidents.read_text().splitlines()] if incidents.exists() else []
+    assert [(row["step"], row["batch"], row["action"]) for row in said] == (
+        [] if policy == "ignore" else [(at, at, policy)]
+    )
+    if policy == "skip":  # as if the batch had never been, up to the step's place in the schedule
+        clean = fresh()
+        train(clean, Copying(), settings, **{**more, "out_dir": tmp_path / "clean"})
+        assert not same(network, clean)

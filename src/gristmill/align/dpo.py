@@ -20,7 +20,7 @@ from gristmill.formats import Model, save_hf
 from gristmill.model import Transformer
 from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
-from gristmill.train import OptimConfig, epoch_order, resolve_dtype, train
+from gristmill.train import Judge, OptimConfig, epoch_order, resolve_dtype, train
 
 
 class DPOConfig(OptimConfig):
@@ -61,15 +61,16 @@ class Preferences:
         self.pairs, self.reference, self.heldout, self.config = pairs, reference, heldout, config
         self.measured: dict[str, float] = {}  # the last evaluation
 
-    def batch(self, step: int) -> list[int]:
+    def batch(self, step: int, row: int = 0, rows: int = 1) -> Tensor:
+        """Numbers of pairs, int64 [pairs]."""
         size = self.config.batch_pairs
         order = epoch_order(step * size, size, len(self.pairs), self.config.seed, "dpo")
-        return order.tolist()
+        return torch.from_numpy(order[row::rows])
 
     def loss(
-        self, network: Transformer, batch: list[int], dtype: torch.dtype
+        self, network: Transformer, batch: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, int, dict[str, float]]:
-        pairs = [self.pairs[i] for i in batch]
+        pairs = [self.pairs[i] for i in batch.tolist()]
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         chosen, rejected = sequence_logprobs(network, rows, dtype).chunk(2)
         reference_chosen, reference_rejected = self.reference[batch].unbind(1)
@@ -97,8 +98,8 @@ class Preferences:
             "reward_chosen": sums["chosen"] / targets,
         }
 
-    def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
-        self.measured = accuracies(network, self.heldout, dtype)
+    def evaluate(self, judge: Judge) -> dict[str, float]:
+        self.measured = accuracies(judge.network, self.heldout, judge.dtype)
         return {"heldout_accuracy": self.measured["all"]} if self.measured else {}
 
 
@@ -160,7 +161,7 @@ def run(
         evaluations=config.evaluations,
     )
     if not objective.measured:  # no evaluation was asked for, or none was left when it resumed
-        objective.evaluate(network, dtype)
+        objective.measured = accuracies(network, heldout, dtype)
     after = objective.measured
     save_hf(network, out_dir / "model", tokenizer)
     return Result(

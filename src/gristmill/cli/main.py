@@ -64,6 +64,21 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "trace",
         "Find where a text stands word for word in what a model was trained on.",
     ),
+    "plan": (
+        "planner",
+        "plan",
+        "Count what a model takes before it is paid for: memory, time, money.",
+    ),
+    "scaling": (
+        "scaling",
+        "app",
+        "Train small models by a plan, fit a law, predict larger ones.",
+    ),
+    "doctor": (
+        "doctor",
+        "app",
+        "Find what is wrong with a training; prove a layout of processes.",
+    ),
     "bench": ("bench", "bench", "Measure a model's speed here, beside what the memory allows."),
     "serve": (
         "serve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,13 @@ def start(
 
         show_plan(recipe, out_dir, from_stage, until, verify, verbose, as_json)
         return
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1") > 1:
+        from gristmill.recipe import joined
+
+        joined.check(recipe, out_dir, until)
+        if not joined.is_first():
+            joined.assist(recipe, out_dir)
+            return
     view = Live(err) if err.is_terminal else Plain(err)
     try:
         result = recipe.run(out_dir, from_stage=from_stage, until=until, verify=verify, view=view)

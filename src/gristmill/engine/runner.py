@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -13,6 +11,7 @@ from gristmill.engine.native import NativeRunner
 from gristmill.engine.ragged import RaggedBatch
 from gristmill.engine.torch_runner import TorchRunner
 from gristmill.errors import RequestError
+from gristmill.machine import available_memory
 from gristmill.model import Transformer
 
 RunnerKind = Literal["auto", "native", "torch"]
@@ -73,15 +72,4 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can still be had: of the GPU, or of this process's share of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:  # what the kernel would give back counts as free
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit.isdigit():
-            used = int((group / "memory.current").read_text())
-            free = min(free, max(0, int(limit) - used))
-    except (OSError, StopIteration, ValueError):
-        pass
-    return free
+    return available_memory()

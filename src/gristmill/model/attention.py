@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gristmill.errors import RequestError
+from gristmill.kernels.training import attend_causally, attends_causally, rotate
 from gristmill.model.cache import Cache
-from gristmill.model.config import SLIDING, ModelConfig
+from gristmill.model.config import ModelConfig
 from gristmill.model.layers import Linear, RMSNorm, norm
-from gristmill.model.rope import rotate
 from gristmill.model.scores import attend, causal
 
 _LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever rms_norm_eps says
@@ -28,15 +28,14 @@ class Context(NamedTuple):
         Tensor | None
     )  # True where a query sees a key, [B or 1, 1, T, S]; None: plainly causal
     positions_BT: Tensor
+    segments_BT: Tensor | None
+    window: int | None  # tokens that a query sees, its own included; None: all before it
     cache: Cache | None
 
 
-def visible(
-    config: ModelConfig, layer_type: str, positions_BT: Tensor, segments_BT: Tensor | None
-) -> Tensor | None:
-    """The mask of layers of one type without a cache, [B or 1, 1, T, S]; None where the plain causal one holds."""
+def visible(window: int | None, positions_BT: Tensor, segments_BT: Tensor | None) -> Tensor | None:
+    """The mask without a cache, [B or 1, 1, T, S]; None where the plain causal one holds."""
     T = positions_BT.shape[1]
-    window = config.sliding_window if layer_type == SLIDING else None
     if segments_BT is None and (window is None or window >= T):
         return None
     places = torch.arange(T, device=positions_BT.device)
@@ -46,12 +45,32 @@ def visible(
     return mask
 
 
+def first_seen(context: Context) -> Tensor | None:
+    """The first token that each token sees, int32 [B, T], of what `visible` masks; None where it masks nothing, or
+    where a segment's number comes again later in its row."""
+    if context.mask_BxTS is None:
+        return None
+    B, T = context.positions_BT.shape
+    places = torch.arange(T, device=context.positions_BT.device).expand(B, T)
+    first = torch.zeros_like(places)
+    if context.segments_BT is not None:
+        steps = context.segments_BT.diff(dim=1)
+        if (steps < 0).any():
+            return None
+        first[:, 1:] = torch.where(steps > 0, places[:, 1:], 0)
+        first = first.cummax(dim=1).values
+    if context.window is not None:
+        first = first.maximum(places - context.window + 1)
+    return first.int().contiguous()
+
+
 class Attention(nn.Module):
     """Grouped-query attention; the norm of queries and keys is over each head, or over the projection."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
+        self.attend = attend_locally
         d, c, bias = config.hidden_size, config.head_dim, config.attention_bias
         queries, keys = config.num_heads * c, config.num_kv_heads * c
         self.q_proj = Linear(d, queries, bias)
@@ -93,6 +112,7 @@ class LatentAttention(nn.Module):
         super().__init__()
         assert config.latent is not None
         self.config, self.layer = config, layer
+        self.attend = attend_locally
         d, latent, bias = config.hidden_size, config.latent, config.attention_bias
         queries = config.num_heads * config.head_dim
         if latent.query_rank is None:
@@ -156,6 +176,24 @@ class LatentAttention(nn.Module):
         return torch.einsum("bthr,hvr->bthv", seen_BTHR, to_values).flatten(-2)
 
 
+def attend_locally(
+    q_BHTC: Tensor,
+    k_BKTC: Tensor,
+    v_BKTC: Tensor,
+    context: Context,
+    config: ModelConfig,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """`attend` where all tokens of the rows are here: what a layer calls as `attend`, unless other is put there."""
+    softcap, scale = config.attention_softcap, config.score_scale
+    q, k, v = q_BHTC.transpose(1, 2), k_BKTC.transpose(1, 2), v_BKTC.transpose(1, 2)
+    if softcap is None and sinks_H is None and attends_causally(q, k, v):
+        first_BT = first_seen(context)
+        if context.mask_BxTS is None or first_BT is not None:
+            return attend_causally(q, k, v, scale, first_BT).transpose(1, 2)
+    return attend(q_BHTC, k_BKTC, v_BKTC, context.mask_BxTS, scale, softcap, sinks_H)
+
+
 def _remember_and_attend(
     layer: Attention | LatentAttention,
     q_BHTC: Tensor,
@@ -171,6 +209,5 @@ def _remember_and_attend(
     if cache is not None:
         out = cache.attend(layer.layer, *qkv, context.positions_BT, sinks_H)
     else:
-        softcap = config.attention_softcap
-        out = attend(*qkv, context.mask_BxTS, config.score_scale, softcap, sinks_H)
+        out = layer.attend(*qkv, context, config, sinks_H)
     return out.transpose(1, 2).reshape(B, T, -1)

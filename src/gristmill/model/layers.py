@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gristmill.kernels import training
 from gristmill.model.config import ModelConfig
 
 
-class Linear(nn.Module):
+class Linear(nn.Linear):
     """y = x Wᵀ + b; W is [out_features, in_features], both cast to the dtype of x."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        super().__init__(in_features, out_features, bias)
+
+    def reset_parameters(self) -> None:
+        """Nothing: `initialize` or a checkpoint fills them."""
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """W in `dtype`. Quantized layers have it too."""
@@ -51,7 +52,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return training.rms_norm(x, self.weight, self.eps)
 
 
 class PlusOneRMSNorm(RMSNorm):
@@ -96,6 +97,8 @@ def activate_gated(kind: str, gate: Tensor, up: Tensor) -> Tensor:
     if kind == "swiglu_clamped":
         gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
         return gate * torch.sigmoid(1.702 * gate) * (up + 1.0)
+    if kind == "silu":
+        return training.swiglu(gate, up)
     return activate(kind, gate) * up
 
 

@@ -1,6 +1,11 @@
-"""Mixture of experts: a router sends each token to a few of many MLPs."""
+"""Mixture of experts: a router sends each token to a few of many MLPs.
+
+Shapes: N tokens, D hidden_size, E experts, K experts of each token, R rows: one for each token and expert of it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +21,7 @@ class Experts(nn.Module):
     def __init__(self, config: ModelConfig, moe: MoEConfig) -> None:
         super().__init__()
         self.activation, self.has_bias = config.activation, moe.bias
+        self.num_experts = moe.num_experts
         E, D, width = moe.num_experts, config.hidden_size, moe.intermediate_size
         self.gate_proj = nn.Parameter(torch.empty(E, width, D))
         self.up_proj = nn.Parameter(torch.empty(E, width, D))
@@ -25,19 +31,27 @@ class Experts(nn.Module):
             self.up_bias = nn.Parameter(torch.empty(E, width))
             self.down_bias = nn.Parameter(torch.empty(E, D))
 
-    def forward(self, x_ND: Tensor, chosen_NE: Tensor, weights_NE: Tensor) -> Tensor:
+    def forward(self, x_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor) -> Tensor:
         """The weighted sum of what each token's chosen experts say, [N, D]."""
+        order_R, counts_E = by_expert(chosen_NK, self.num_experts)
+        x_RD = x_ND.index_select(0, order_R // chosen_NK.shape[1])
         # Once for all: indexing a stack makes a gradient of its whole size for every expert.
         stacks = {name: tensor.unbind() for name, tensor in self.named_parameters()}
-        out = torch.zeros_like(x_ND)
-        for expert in chosen_NE.unique().tolist():
-            tokens, place = (chosen_NE == expert).nonzero(as_tuple=True)
-            said = self._expert(stacks, expert, x_ND[tokens])
-            weight = weights_NE[tokens, place, None].to(said.dtype)
-            out.index_add_(0, tokens, said * weight)
-        return out
+        return summed(self.answers(x_RD, counts_E.tolist(), stacks), order_R, weights_NK)
 
-    def _expert(self, stacks: dict[str, tuple[Tensor, ...]], expert: int, x: Tensor) -> Tensor:
+    def answers(
+        self, x_RD: Tensor, counts: Sequence[int], stacks: Mapping[str, Sequence[Tensor]]
+    ) -> Tensor:
+        """What the experts say, [R, D]: the first to the first `counts[0]` rows, the second to the next.
+
+        stacks: each parameter by expert, of as many experts as there are counts.
+        """
+        parts = x_RD.split(list(counts))
+        said = [self._expert(stacks, e, x) for e, x in enumerate(parts) if len(x)]
+        # Nobody asked: the empty answer of one expert, or the weights would have no gradient on this process.
+        return torch.cat(said) if said else self._expert(stacks, 0, x_RD)
+
+    def _expert(self, stacks: Mapping[str, Sequence[Tensor]], expert: int, x: Tensor) -> Tensor:
         def linear(x: Tensor, name: str) -> Tensor:
             bias = stacks[f"{name}_bias"][expert].to(x.dtype) if self.has_bias else None
             stack = getattr(self, f"{name}_proj")
@@ -51,15 +65,37 @@ class Experts(nn.Module):
         return linear(activate_gated(self.activation, linear(x, "gate"), linear(x, "up")), "down")
 
 
+def by_expert(chosen_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """(places in the flattened choice, by expert and then by token, [R]; how many each expert has, [E])."""
+    flat = chosen_NK.flatten()
+    return flat.argsort(stable=True), flat.bincount(minlength=num_experts)
+
+
+def summed(said_RD: Tensor, order_R: Tensor, weights_NK: Tensor) -> Tensor:
+    """For each token the weighted sum of what was said at its places, [N, D]; where a place is missing, nothing was."""
+    N, K = weights_NK.shape
+    weight_R1 = weights_NK.flatten()[order_R, None].to(said_RD.dtype)
+    # On CUDA the order of this sum (and of the gradient of the rows taken) is chance, unless
+    # torch.use_deterministic_algorithms is on, as for attention. Sums without atomics took 1.4 to 1.6 times as long.
+    out_ND = said_RD.new_zeros(N, said_RD.shape[1])
+    return out_ND.index_add_(0, order_R // K, said_RD * weight_R1)
+
+
 class MoE(nn.Module):
-    """Router and experts, with shared experts beside them where the family has some."""
+    """Router and experts, with shared experts beside them where the family has some.
+
+    correction: fp32 [E], added to the scores where experts are chosen and not to the weights of what they say; moved
+    by load balancing, not by gradients (DeepSeek-V3, 2024). None: the family has none, and training gave it none.
+    """
+
+    correction: Tensor | None
 
     def __init__(self, config: ModelConfig, moe: MoEConfig) -> None:
         super().__init__()
         self.moe = moe
         self.router = Linear(config.hidden_size, moe.num_experts, moe.bias)
+        self.register_buffer("correction", None)
         if moe.scoring == "sigmoid":
-            # Moved by the trainer's load balancing, not by gradients (DeepSeek-V3, 2024).
             self.correction = nn.Buffer(torch.empty(moe.num_experts))
         self.experts = Experts(config, moe)
         if moe.shared_intermediate_size:
@@ -71,21 +107,26 @@ class MoE(nn.Module):
         return out + self.shared_experts(x) if self.moe.shared_intermediate_size else out
 
     def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """For each token its experts' numbers and weights, [N, experts_per_token] each."""
-        moe, top = self.moe, self.moe.experts_per_token
+        """For each token its experts' numbers and weights, [N, K] each."""
+        moe, wide = self.moe, torch.promote_types(x_ND.dtype, torch.float32)
+        # Sigmoid from the matrix on in fp32, as published: the differences that decide are small.
+        logits_NE = self.router(x_ND.to(wide) if moe.scoring == "sigmoid" else x_ND)
         if moe.scoring == "softmax_chosen":
-            values, chosen = self.router(x_ND).topk(top, dim=-1)
-            return chosen, values.softmax(-1)
-        if moe.scoring == "softmax":
-            weights, chosen = self.router(x_ND).float().softmax(-1).topk(top, dim=-1)
-        else:
-            # In fp32, as published: the differences that decide are small.
-            scores = F.linear(x_ND.float(), self.router.weight.float()).sigmoid()
-            chosen = self._within_groups(scores + self.correction.float()).topk(top, dim=-1).indices
-            weights = scores.gather(-1, chosen)
+            chosen_NK = self._choose(logits_NE)
+            return chosen_NK, logits_NE.gather(-1, chosen_NK).softmax(-1)
+        softmax = moe.scoring == "softmax"
+        scores_NE = logits_NE.to(wide).softmax(-1) if softmax else logits_NE.sigmoid()
+        chosen_NK = self._choose(scores_NE)
+        weights_NK = scores_NE.gather(-1, chosen_NK)
         if moe.normalize:
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        return chosen, weights * moe.scale
+            weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
+        return chosen_NK, weights_NK * moe.scale
+
+    def _choose(self, scores_NE: Tensor) -> Tensor:
+        """The numbers of each token's best experts, [N, K]."""
+        if self.correction is not None:
+            scores_NE = scores_NE + self.correction.to(scores_NE.dtype)
+        return self._within_groups(scores_NE).topk(self.moe.experts_per_token, dim=-1).indices
 
     def _within_groups(self, scores_NE: Tensor) -> Tensor:
         """Scores outside the best groups are -inf; a group counts by the sum of its two best experts."""

@@ -109,13 +109,3 @@ def longrope_attention_factor(scaling: RopeScaling) -> float:
     if scaling.factor <= 1:
         return 1.0
     return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_max_seq_len))
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first R = 2 · cos.shape[-1] dimensions of x in pairs (x[i], x[i + R/2])."""
-    rotated = 2 * cos.shape[-1]
-    if rotated < x.shape[-1]:
-        turned = rotate(x[..., :rotated], cos, sin)
-        return torch.cat((turned, x[..., rotated:]), dim=-1)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)

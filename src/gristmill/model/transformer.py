@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gristmill.errors import RequestError
 from gristmill.model.attention import Attention, Context, LatentAttention, visible
 from gristmill.model.cache import Cache
-from gristmill.model.config import ModelConfig
+from gristmill.model.config import SLIDING, ModelConfig
 from gristmill.model.layers import MLP, Embedding, Linear, norm
 from gristmill.model.moe import MoE
 from gristmill.model.rope import rope_tables
@@ -72,11 +72,15 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Decoder-only language model. Parameters are uninitialized until `initialize` or a checkpoint fills them."""
+    """Decoder-only language model. Parameters are uninitialized until `initialize` or a checkpoint fills them.
+
+    A part of it runs too (a stage of a pipeline): blocks, embeddings and norm that live elsewhere are None.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.visible = visible
         self.model = Decoder(config)
         if not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
@@ -105,7 +109,7 @@ class Transformer(nn.Module):
         rows belong to, where positions do not tell (LongRoPE). Raises RequestError past max_seq_len.
         """
         config = self.config
-        B, T = tokens_BT.shape
+        B, T = tokens_BT.shape[:2]
         if cache is not None and segments_BT is not None:
             raise RequestError(
                 "documents packed in a row (segments) cannot be cached; give a row each"
@@ -118,6 +122,27 @@ class Transformer(nn.Module):
             positions_BT = torch.arange(T, device=tokens_BT.device).expand(B, T)
             if segments_BT is not None:
                 positions_BT = positions_BT - _starts(segments_BT)
+        # In a later part of a pipeline they are activations.
+        begins = self.model.embed_tokens is not None
+        x = self._embed(tokens_BT, positions_BT, dtype) if begins else tokens_BT
+        contexts: dict[str, Context] = {}
+        for kind in {config.layer_type(layer) for layer in range(config.num_layers)}:
+            rope = None
+            if config.positions == "rope":
+                cos, sin = rope_tables(config, kind, positions_BT, x.dtype, lengths_B)
+                rope = (cos[:, :, None], sin[:, :, None])  # the same for all heads
+            window = config.sliding_window if kind == SLIDING else None
+            mask = None
+            if cache is None:
+                mask = self.visible(window, positions_BT, segments_BT)
+            contexts[kind] = Context(rope, mask, positions_BT, segments_BT, window, cache)
+        for layer, block in enumerate(self.model.layers):
+            if block is not None:
+                x = block(x, contexts[config.layer_type(layer)])
+        return x if self.model.norm is None else self.model.norm(x)
+
+    def _embed(self, tokens_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype | None) -> Tensor:
+        config = self.config
         x = self.model.embed_tokens(tokens_BT)
         x = x.to(dtype) if dtype is not None else x
         if config.embedding_scale != 1.0:
@@ -125,19 +150,7 @@ class Transformer(nn.Module):
             x = x * torch.tensor(config.embedding_scale, dtype=x.dtype, device=x.device)
         if config.positions == "learned":
             x = x + self.model.embed_positions(positions_BT).to(x.dtype)
-        contexts: dict[str, Context] = {}
-        for kind in {config.layer_type(layer) for layer in range(config.num_layers)}:
-            rope = None
-            if config.positions == "rope":
-                cos, sin = rope_tables(config, kind, positions_BT, x.dtype, lengths_B)
-                rope = (cos[:, :, None], sin[:, :, None])  # the same for all heads
-            mask = None
-            if cache is None:
-                mask = visible(config, kind, positions_BT, segments_BT)
-            contexts[kind] = Context(rope, mask, positions_BT, cache)
-        for layer, block in enumerate(self.model.layers):
-            x = block(x, contexts[config.layer_type(layer)])
-        return self.model.norm(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of final activations [..., D]: [..., V] in fp32."""

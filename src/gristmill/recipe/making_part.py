@@ -239,7 +239,12 @@ def training(manifests: Manifests) -> Section | None:
             parts += [
                 tag("h3", title),
                 _numbers(stage, metrics),
+                *(tag("p", str(said), class_="note") for said in metrics.get("warnings", [])),
                 _curves(metrics.get("history", [])),
+                *(
+                    folded(f"step {one['step']}: {one['prompt']}", code(one["continuation"]))
+                    for one in metrics.get("samples", [])
+                ),
             ]
     if not parts:
         return None
@@ -287,8 +292,9 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Html:
         )
     )
     names.sort(key=lambda name: _FIRST_CHARTS.index(name) if name in _FIRST_CHARTS else 99)
+    whole = [name for name in names if "/" not in name]
     charts = []
-    for name in names[:4]:
+    for name in whole[:4]:
         series = [
             Series(words, points, colour, dashed)
             for key, words, colour, dashed in (
@@ -298,6 +304,19 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Html:
             if (points := [(row["step"], row[key]) for row in history if key in row])
         ]
         charts.append(line_chart(series, x="step", y=name.replace("_", " ")))
+    groups = [name for name in names if name.startswith("bits_per_byte/")]
+    if groups:
+        lines = [
+            Series(
+                name.partition("/")[2],
+                [(row["step"], row[key]) for row in history if key in row],
+                at + 1,
+                False,
+            )
+            for at, name in enumerate(groups[:4])
+            for key in (f"heldout_{name}",)
+        ]
+        charts.append(line_chart(lines, x="step", y="held-out bits per byte by group"))
     return tag("div", *charts, class_="grid") if charts else Html("")
 
 

@@ -65,7 +65,7 @@ def stage_key(
             "gristmill": __version__,
             "stage": stage,
             "version": getattr(node.load(), "VERSION", 1),
-            "config": config.model_dump(mode="json"),
+            "config": config.decisive(),
             "inputs": {name: entry["sha256"] for name, entry in inputs.items()},
             "outside": outside,
         }

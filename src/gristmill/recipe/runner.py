@@ -229,7 +229,8 @@ def _what_changed(
 ) -> str:
     """The reason for which a key differs, in words."""
     old, new = manifest["config"], config.model_dump(mode="json")
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    how = type(config).HOW
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in how]
     if keys:
         key = keys[0]
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

@@ -91,7 +91,7 @@ class Live(View):
         self._bars = Progress(
             _Mark(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20, complete_style="cyan", finished_style="green"),
+            BarColumn(bar_width=12, complete_style="cyan", finished_style="green"),
             _Time(),
             _Note(),
             console=console,
@@ -160,7 +160,7 @@ class _Mark(ProgressColumn):
 
 
 class _Time(ProgressColumn):
-    """How long it took, or has taken and will still take."""
+    """How long it took, or has taken + will still take."""
 
     max_refresh = 0.5
 
@@ -172,8 +172,8 @@ class _Time(ProgressColumn):
             text = duration(task.elapsed or 0)
             left = task.time_remaining
             if state == "running" and left is not None:
-                text += f" (about {duration(left)} left)"
-            return Text(text, style="cyan")
+                text += f" + {duration(left)}"
+            return Text(text, style="cyan", no_wrap=True)
         return Text("")
 
 

@@ -1,7 +1,8 @@
 """The one dial: a size derives depth, width, vocabulary, batch, tokens, learning rates and amounts of data.
 
 A size is a number of parameters ("4M", "124M", "1.5B") or a name: "tiny" proves that the whole line works in about
-a minute, "small" is the shipped recipe's ten minutes on two laptop cores.
+a minute, "small" is the shipped recipe's ten minutes on two laptop cores. "4M:8x2" puts 8 experts in the place of every
+MLP and sends each token to 2; these 2 together are as large as the MLP, so a token costs what it does at 4M.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def parameters_of(size: str) -> int:
 
 def derive(size: str) -> Settings:
     """stage -> key -> value for everything that follows from the size."""
+    size, _, experts = size.partition(":")
     wanted = parameters_of(size)
     shape = _shape(wanted)
     vocab_size = shape.pop("vocab_size")
@@ -78,9 +80,24 @@ def derive(size: str) -> Settings:
             "lr_copying": 0.1 if warm else 1.0,
         },
     }
+    if experts:
+        settings["pretrain"] |= _experts(experts, settings["pretrain"]["intermediate_size"])
     if size == "tiny":
         settings |= _tiny(settings)
     return settings
+
+
+def _experts(form: str, intermediate_size: int) -> dict[str, Any]:
+    """What "8x2" after a size says: how many experts, and how many of them a token asks."""
+    match = re.fullmatch(r"(\d+)x(\d+)", form)
+    many, asked = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < asked <= many:
+        raise RequestError(
+            f'size "…:{form}": write experts as "8x2", 8 in all of which each token asks 2'
+        )
+    # Multiples of 8 keep the products of small experts fast.
+    size = max(8, round(intermediate_size / asked / 8) * 8)
+    return {"num_experts": many, "experts_per_token": asked, "expert_size": size}
 
 
 def _shape(wanted: int) -> dict[str, Any]:

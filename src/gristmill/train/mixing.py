@@ -18,7 +18,10 @@ from gristmill.errors import RequestError, nearest
 from gristmill.files import hash_json, read_json, read_jsonl, write_jsonl
 from gristmill.formats import Model
 from gristmill.stage import Progress, quiet
-from gristmill.train.pretrain import NextToken, PretrainConfig, bytes_of_token, run
+from gristmill.train.next_token import NextToken, bytes_of_token
+from gristmill.train.parallel.spread import Spread
+from gristmill.train.pretrain import PretrainConfig, run
+from gristmill.train.trainer import Judge
 from gristmill.train.windows import Windows
 
 
@@ -98,4 +101,5 @@ def _loss(
         model = Model.load(made.outputs["model"])
     rows = max(16, 65_536 // search.context)
     objective = NextToken(heldout, heldout, bytes_of_token(model.tokenizer), 1, rows)
-    return objective.evaluate(model.network, torch.float32)["heldout_loss"]
+    spread = Spread([model.network], dtype=torch.float32)
+    return objective.evaluate(Judge(spread, objective))["heldout_loss"]

@@ -43,9 +43,13 @@ def epoch_order(first: int, count: int, size: int, seed: int, name: str) -> np.n
 
     Every epoch has its own permutation; the k-th item depends on nothing but (k, size, seed, name).
     """
-    position = np.arange(first, first + count, dtype=np.int64)
+    return visits(np.arange(first, first + count, dtype=np.int64), size, seed, name)
+
+
+def visits(position: np.ndarray, size: int, seed: int, name: str) -> np.ndarray:
+    """The items at these positions (int64, any order) of the stream of `epoch_order`."""
     epochs = position // size
-    out = np.empty(count, dtype=np.int64)
+    out = np.empty(len(position), dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         out[here] = permute(position[here] % size, size, seed, f"{name}|epoch {epoch}")

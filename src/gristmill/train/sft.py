@@ -19,7 +19,7 @@ from gristmill.stage import Progress, Result, quiet
 from gristmill.tokenizer import Tokenizer
 from gristmill.train.optim import OptimConfig
 from gristmill.train.order import epoch_order
-from gristmill.train.trainer import train
+from gristmill.train.trainer import Judge, train
 
 _BUCKET = 16  # batches sorted by length together, so that rows of a batch need little padding
 
@@ -56,7 +56,7 @@ class Conversations:
         self.steps = steps
         self.bucket = max(1, min(_BUCKET, len(examples) // batch_examples))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, row: int = 0, rows: int = 1) -> tuple[Tensor, Tensor]:
         """(ids, targets), int64 [rows, tokens]; targets are -100 where nothing is to be learnt."""
         bucket, turn = divmod(step, self.bucket)
         batches = min(self.bucket, self.steps - bucket * self.bucket)
@@ -65,7 +65,8 @@ class Conversations:
         order.sort(key=lambda i: (len(self.examples[i][0]), i))
         turn = int(epoch_order(turn, 1, batches, self.seed, f"sft bucket {bucket}")[0])
         chosen = order[turn * self.batch_examples : (turn + 1) * self.batch_examples]
-        return pad([self.examples[i] for i in chosen], self.pad_id)
+        ids, targets = pad([self.examples[i] for i in chosen], self.pad_id)
+        return ids[row::rows], targets[row::rows]
 
     def loss(
         self, network: Transformer, batch: tuple[Tensor, Tensor], dtype: torch.dtype
@@ -82,16 +83,15 @@ class Conversations:
     def describe(self, sums: dict[str, float], targets: int) -> dict[str, float]:
         return {"loss": sums["loss"] / targets, "accuracy": sums["right"] / targets}
 
-    @torch.inference_mode()
-    def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
+    def evaluate(self, judge: Judge) -> dict[str, float]:
         if not self.heldout:
             return {}
         loss = right = 0.0
         targets = 0
         for start in range(0, len(self.heldout), 32):
-            batch = pad(self.heldout[start : start + 32], self.pad_id)
-            value, count, extra = self.loss(network, batch, dtype)
-            loss, right, targets = loss + value.item(), right + extra["right"], targets + count
+            found = judge(pad(self.heldout[start : start + 32], self.pad_id))
+            loss, right = loss + found.loss, right + found.more["right"]
+            targets += found.targets
         return {"heldout_loss": loss / targets, "heldout_accuracy": right / targets}
 
 

@@ -1,31 +1,53 @@
 """The training loop: steps an objective, logs, evaluates, checkpoints, and resumes to the same bits.
 
 Everything a step needs is a function of the step number: the batch (objective.batch), the learning rate
-(schedule.lr_scale). The state is the parameters, the optimizer's moments and that one integer.
+(schedule.lr_scale). The state is the parameters, the optimizer's moments, what the guard remembers and two integers.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.files import hash_json, write_text
 from gristmill.model import Transformer
 from gristmill.stage import Progress
 from gristmill.train import checkpoint
+from gristmill.train.ahead import Ahead
+from gristmill.train.balance import BALANCE_RATE, Balance
 from gristmill.train.compute import keep_freed_memory, resolve_dtype
-from gristmill.train.optim import OptimConfig, build_optimizers
+from gristmill.train.guard import Guard
+from gristmill.train.optim import OptimConfig, Optimizer
+from gristmill.train.parallel.leaves import norm_of_gradients, scale_gradients
+from gristmill.train.parallel.spread import Spread, Sums
 from gristmill.train.schedule import lr_scale
+from gristmill.train.watch import Watch
 
-_SECONDS_BETWEEN_CHECKPOINTS = 15.0
+_SHARE_OF_CHECKPOINTS = 0.02  # of the time; saves that block longer come less often
+_ROLLBACKS = 3
+
+
+class Diverged(WorkError):
+    """The loss, the gradient or the weights stopped being finite, or a spike was told to end the run."""
+
+
+class Judge:
+    """Passes a held-out batch through the network: (summed loss, targets, further sums) over all processes."""
+
+    def __init__(self, spread: Spread, objective: Objective) -> None:
+        self.network, self.dtype = spread.network, spread.dtype
+        self._spread, self._objective = spread, objective
+
+    def __call__(self, batch: Any) -> Sums:
+        return self._spread.judge(self._objective, batch)
 
 
 class Objective(Protocol):
@@ -36,16 +58,17 @@ class Objective(Protocol):
 
     counts: str
 
-    def batch(self, step: int) -> Any:
-        """The batch of a step, a pure function of (seed, step)."""
+    def batch(self, step: int, row: int = 0, rows: int = 1) -> Any:
+        """The batch of a step, a pure function of (seed, step): of its rows, every rows-th from `row` on."""
         ...
 
     def loss(
         self, network: Transformer, batch: Any, dtype: torch.dtype
-    ) -> tuple[Tensor, int, dict]:
+    ) -> tuple[Tensor, int, dict[str, float]]:
         """(summed loss, number of targets, sums of further metrics) of a batch.
 
-        The gradient is that of summed loss / targets: normalized by what is counted, not by rows.
+        The gradient is that of summed loss / targets: normalized by what is counted in the whole step, not by
+        rows, pieces or processes.
         """
         ...
 
@@ -53,13 +76,13 @@ class Objective(Protocol):
         """Metrics of a logging interval, from summed metrics and the number of targets."""
         ...
 
-    def evaluate(self, network: Transformer, dtype: torch.dtype) -> dict[str, float]:
+    def evaluate(self, judge: Judge) -> dict[str, float]:
         """Held-out metrics; {} when there is nothing to evaluate on."""
         ...
 
 
 def train(
-    network: Transformer,
+    network: Transformer | Spread,
     objective: Objective,
     config: OptimConfig,
     *,
@@ -68,119 +91,278 @@ def train(
     progress: Progress,
     log_every: int = 10,
     evaluations: int = 8,
-) -> list[dict[str, float]]:
+    watch: Watch | None = None,
+) -> list[dict[str, Any]]:
     """Train in place for `steps` steps; returns the rows of `out_dir/metrics.jsonl`.
 
     Resumes from `out_dir/checkpoints` when a checkpoint is there: parameters, optimizer and metrics end
-    bit-identical to a run that was never interrupted (same machine, same thread count). The checkpoints stay;
+    bit-identical to a run that was never interrupted (same machine, thread count and layout). The checkpoints stay;
     whoever owns `out_dir` removes them once the result is safe (the recipe's runner, with the manifest).
-    Raises WorkError when the loss stops being finite, naming the step; RequestError where the checkpoints are
+    Raises Diverged when the loss stops being finite, naming the step; RequestError where the checkpoints are
     those of other settings.
     """
     keep_freed_memory()
-    dtype = resolve_dtype(config.compute_dtype, out_dir)
-    optimizers = build_optimizers(network, config, dtype)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    checkpoints = out_dir / "checkpoints"
-    metrics_path = out_dir / "metrics.jsonl"
-    first, rows = 0, []
-    work = hash_json({"config": config.model_dump(mode="json"), "steps": steps})
-    state = _state(network, optimizers, rows, work)
-    resumed = checkpoint.load_latest(checkpoints, state)
-    if resumed is not None:
-        if state["work"] != work:
-            raise RequestError(
-                f"{checkpoints} is of a training with other settings; remove it, or give another directory"
-            )
-        first, rows = resumed, json.loads(state["rows"])
-        network.load_state_dict(state["network"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-    write_rows(metrics_path, rows)
-
-    network.train()
+    if isinstance(network, Transformer):
+        dtype = resolve_dtype(config.compute_dtype, out_dir)
+        network = Spread([network], dtype=dtype, micro_batches=config.micro_batches)
+    watch = watch or Watch(out_dir)
+    run = Run(network, objective, config, steps, out_dir, watch)
     evaluate_at = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
-    sums: dict[str, float] = {}
-    targets_seen, last_saved = 0, time.monotonic()
-    targets_done, started = 0, time.monotonic()
-    for step in range(first, steps):
-        scale = lr_scale(
+    for part in network.parts:
+        part.train()
+    step = run.resume()
+    watch.begin(network, step)
+    try:
+        while step < steps:
+            with watch.step():
+                _, bad = run.step(step)
+            back = run.after_bad(step, bad) if bad else None
+            if back is not None:
+                step = back
+                continue
+            step += 1
+            if step % log_every == 0 or step == steps or step in evaluate_at:
+                row = run.row(step, evaluate=step in evaluate_at)
+                run.log(row)
+                shown = {k: v for k, v in row.items() if k in ("loss", "bits_per_byte", "accuracy")}
+                shown |= watch.row(step, steps, row, objective.counts)
+                if network.first:
+                    progress(step, steps, "steps", **shown)
+                run.save(step, last=step == steps)
+    finally:
+        watch.close()
+        run.ahead.close()
+        run.saver.wait()
+    run.finish()
+    return run.rows
+
+
+class Run:
+    """The state of a training and what moves it."""
+
+    def __init__(
+        self,
+        spread: Spread,
+        objective: Objective,
+        config: OptimConfig,
+        steps: int,
+        out_dir: Path,
+        watch: Watch,
+    ) -> None:
+        self.spread, self.objective, self.config, self.steps = spread, objective, config, steps
+        self.watch = watch
+        self.optimizer = Optimizer(spread.leaves, config, spread.dtype)
+        self.balance = Balance(nn.ModuleList(spread.parts), BALANCE_RATE)
+        mesh = spread.mesh
+        row, rows = (mesh.row, mesh.layout.rows) if mesh else (0, 1)
+        self.ahead = Ahead(objective, row, rows)
+        self.guard = Guard()
+        self.ema = (
+            [leaf.local.detach().clone() for leaf in spread.leaves] if config.ema_decay else []
+        )
+        self.skipped = 0  # batches that were passed over by rollbacks
+        self.rollbacks = 0
+        self.rows: list[dict[str, Any]] = []
+        self.out_dir, self.checkpoints = out_dir, out_dir / "checkpoints"
+        self.group: Any = dist.new_group(backend="gloo") if spread.mesh is not None else None
+        self.saver = checkpoint.Saver(self.checkpoints, self.group)
+        self.work = hash_json({"config": config.decisive(), "steps": steps})
+        self._forget_sums()
+        self._last_saved = time.monotonic()
+
+    def _forget_sums(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.targets = 0
+
+    def step(self, step: int) -> tuple[int, str]:
+        """(targets, why the step was not taken or "")."""
+        with self.watch.waiting("data"):
+            batch = self.ahead.batch(step + self.skipped)
+        sums = self.spread.backward(self.objective, batch)
+        targets = max(1, sums.targets)
+        leaves = self.spread.leaves
+        norm = norm_of_gradients(leaves, self.spread.stages) / targets
+        bad = self.guard.verdict(sums.loss / targets, norm)
+        self.watch.gradients(targets, keep=not bad)
+        if bad and self._refused(bad):
+            self.optimizer.forget_gradients()
+            self.balance.forget()
+            return targets, bad
+        clip = min(1.0, self.config.clip_grad_norm / (norm + 1e-6))
+        scale_gradients(leaves, clip / targets)
+        self.optimizer.step(self.scale(step))
+        if self.ema:
+            locals_ = [leaf.local.detach() for leaf in leaves]
+            torch._foreach_lerp_(self.ema, locals_, 1 - self.config.ema_decay)
+        more = {"loss": sums.loss, "grad_norm": norm * targets, **sums.more}
+        mesh = self.spread.mesh
+        loads = self.balance.after_step(mesh.group("tokens") if mesh else None)
+        more |= {f"experts/{name}": value * targets for name, value in loads.items()}
+        for name, amount in more.items():
+            self.sums[name] = self.sums.get(name, 0.0) + amount
+        self.targets += targets
+        return targets, ""
+
+    def scale(self, step: int) -> float:
+        config = self.config
+        return lr_scale(
             step,
-            steps,
+            self.steps,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
             decay_fraction=config.decay_fraction,
         )
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group, lr in zip(optimizer.param_groups, peak, strict=True):
-                group["lr"] = lr * scale
-        batch = objective.batch(step)
-        loss, targets, extra = objective.loss(network, batch, dtype)
-        (loss / targets).backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm, foreach=True)
-        value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
-            raise WorkError(
-                f"training diverged at step {step}: loss {value / targets}, gradient norm "
-                f"{norm.item()}. Lower lr_peak (now {config.lr_peak}) and lr_embedding_peak "
-                f"(now {config.lr_embedding_peak}), or raise warmup_steps."
-            )
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
-        targets_seen += targets
-        targets_done += targets
-        for name, amount in {"loss": value, "grad_norm": norm.item() * targets, **extra}.items():
-            sums[name] = sums.get(name, 0.0) + amount
-        done = step + 1
-        if done % log_every == 0 or done == steps or done in evaluate_at:
-            row: dict[str, Any] = {"step": done, "lr": scale * config.lr_peak}
-            row |= objective.describe(sums, targets_seen)
-            row["grad_norm"] = sums["grad_norm"] / targets_seen
-            if done in evaluate_at:
-                network.eval()
-                row |= objective.evaluate(network, dtype)
-                network.train()
-            rows.append(row)
-            append_row(metrics_path, row)
-            sums, targets_seen = {}, 0
-            shown = {k: v for k, v in row.items() if k in ("loss", "bits_per_byte", "accuracy")}
-            rate = targets_done / max(1e-9, time.monotonic() - started)
-            progress(done, steps, "steps", **shown, **{f"{objective.counts}_per_s": rate})
-            if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS or done == steps:
-                checkpoint.save(checkpoints, done, _state(network, optimizers, rows, work))
-                last_saved = time.monotonic()
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise WorkError(
-            f"training diverged at its last step, {steps - 1}: its update left weights that are not "
-            f"finite. Lower lr_peak (now {config.lr_peak}) and lr_embedding_peak."
+    def _refused(self, bad: str) -> bool:
+        return self.config.on_spike != "ignore" or "nan" in bad or "inf" in bad
+
+    def after_bad(self, step: int, bad: str) -> int | None:
+        """The step to go back to; None: the batch is passed over. Raises Diverged where neither helps."""
+        config, finite = self.config, not ("nan" in bad or "inf" in bad)
+        found = checkpoint.newest(self.checkpoints) if self.spread.first else None
+        can_go_back = bool(self.spread.agree(found is not None)) and self.rollbacks < _ROLLBACKS
+        action = "stop"
+        if finite and config.on_spike == "skip":
+            action = "skip"
+        elif config.on_spike == "rollback" and can_go_back:
+            action = "rollback"
+        self._incident(step, bad, action)
+        if action == "skip":
+            return None
+        if action == "rollback":
+            self.saver.wait()
+            self.rollbacks += 1
+            skipped = self.skipped
+            back = self.resume()
+            # The batches from there to here are not seen again.
+            self.skipped = skipped + step + 1 - back
+            return back
+        raise Diverged(
+            f"training diverged at step {step}: {bad}. Lower lr_peak (now {config.lr_peak}) and "
+            f"lr_embedding_peak (now {config.lr_embedding_peak}), or raise warmup_steps. "
+            f"`gristmill doctor run` says where in the network and the data it began."
         )
-    network.eval()
-    return rows
+
+    def _incident(self, step: int, bad: str, action: str) -> None:
+        if self.spread.first:
+            row = {"step": step, "batch": step + self.skipped, "what": bad, "action": action}
+            append_row(self.out_dir / "incidents.jsonl", row)
+
+    def row(self, step: int, evaluate: bool) -> dict[str, Any]:
+        """Metrics since the row before."""
+        row: dict[str, Any] = {"step": step, "lr": self.scale(step - 1) * self.config.lr_peak}
+        targets = max(1, self.targets)
+        if self.sums:
+            row |= self.objective.describe(self.sums, targets)
+            row["grad_norm"] = self.sums["grad_norm"] / targets
+            for name in self.sums:
+                if name.startswith("experts/"):
+                    row[name.removeprefix("experts/")] = self.sums[name] / targets
+        row |= self.watch.noise()
+        if evaluate:
+            for part in self.spread.parts:
+                part.eval()
+            self._swap_average()
+            row |= self.objective.evaluate(Judge(self.spread, self.objective))
+            self.watch.evaluated(step)
+            self._swap_average()
+            for part in self.spread.parts:
+                part.train()
+        self._forget_sums()
+        return row
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.spread.first:
+            append_row(self.out_dir / "metrics.jsonl", row)
+
+    def _swap_average(self) -> None:
+        """The weights for their average, and back."""
+        with torch.no_grad():
+            for leaf, average in zip(self.spread.leaves, self.ema, strict=False):
+                held = leaf.local.detach().clone()
+                leaf.local.copy_(average)
+                average.copy_(held)
+
+    def save(self, step: int, last: bool) -> None:
+        # Zero: at every row, whatever it costs.
+        seconds = self.config.checkpoint_seconds
+        every = max(seconds, self.saver.blocked / _SHARE_OF_CHECKPOINTS) if seconds else -1.0
+        due = last or time.monotonic() - self._last_saved > every
+        if self.spread.agree(due):
+            with self.watch.waiting("checkpoints"):
+                self.saver.save(step, self._state())
+            self._last_saved = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds; the step is its name. work: hash of the settings that it belongs to."""
+        leaves = self.spread.leaves
+        network: dict[str, Tensor] = {
+            leaf.name: leaf.spread(leaf.local.detach()) for leaf in leaves
+        }
+        for part in self.spread.parts:
+            network |= dict(part.named_buffers())
+        state: dict[str, Any] = {
+            "network": network,
+            "optimizer": self.optimizer.moments(),
+            "told": json.dumps(
+                {
+                    "updates": self.optimizer.updates,
+                    "skipped": self.skipped,
+                    "losses": self.guard.losses,
+                    "norms": self.guard.norms,
+                    "rows": self.rows,
+                    "work": self.work,
+                }
+            ),
+        }
+        if self.ema:
+            averages = zip(leaves, self.ema, strict=True)
+            state["average"] = {leaf.name: leaf.spread(average) for leaf, average in averages}
+        return state
+
+    def resume(self) -> int:
+        """Fill everything from the newest checkpoint and return its step; 0 when there is none."""
+        state = self._state()
+        with torch.no_grad():
+            found = checkpoint.load_latest(self.checkpoints, state, self.group)
+        if found is not None:
+            told = json.loads(state["told"])
+            if told["work"] != self.work:
+                raise RequestError(
+                    f"{self.checkpoints} is of a training with other settings; remove it, or give another directory"
+                )
+            self.optimizer.resume(told["updates"])
+            self.skipped, self.rows = told["skipped"], told["rows"]
+            self.guard = Guard(told["losses"], told["norms"])
+        self._forget_sums()
+        if self.spread.first:
+            write_rows(self.out_dir / "metrics.jsonl", self.rows)
+        return found or 0
+
+    def finish(self) -> None:
+        """The average becomes the weights; nothing may be other than finite."""
+        self._swap_average()
+        sound = all(bool(torch.isfinite(leaf.local).all()) for leaf in self.spread.leaves)
+        if self.spread.mesh is not None:
+            told = torch.tensor([float(sound)], device=self.spread.mesh.device)
+            dist.all_reduce(told, dist.ReduceOp.MIN)
+            sound = bool(told)
+        if not sound:
+            raise Diverged(
+                f"training diverged at its last step, {self.steps - 1}: its update left weights that are not "
+                f"finite. Lower lr_peak (now {self.config.lr_peak}) and lr_embedding_peak."
+            )
+        self.balance.remove()
+        for part in self.spread.parts:
+            part.eval()
 
 
-def _state(
-    network: Transformer,
-    optimizers: list[torch.optim.Optimizer],
-    rows: list[dict[str, float]],
-    work: str,
-) -> dict[str, Any]:
-    """What a checkpoint holds; the step is its name. work: hash of the settings that it belongs to."""
-    return {
-        "network": network.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "rows": json.dumps(rows),
-        "work": work,
-    }
-
-
-def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def append_row(path: Path, row: dict[str, float]) -> None:
+def append_row(path: Path, row: dict[str, Any]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()

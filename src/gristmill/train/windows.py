@@ -9,7 +9,7 @@ import numpy as np
 
 from gristmill.errors import RequestError, nearest
 from gristmill.files import read_json
-from gristmill.train.order import epoch_order, mixture
+from gristmill.train.order import mixture, visits
 
 
 class Windows:
@@ -60,16 +60,20 @@ class Windows:
         """Tokens of the groups that are trained on."""
         return sum(len(tokens) for tokens in self.tokens)
 
-    def rows(self, first: int, count: int) -> np.ndarray:
-        """Rows `first .. first+count-1` of the stream: int64 [count, length + 1], whatever came before."""
+    def rows(self, first: int, count: int, row: int = 0, rows: int = 1) -> np.ndarray:
+        """Rows `first .. first+count-1` of the stream, or every rows-th of them from `row` on.
+
+        int64 [count / rows, length + 1], whatever came before.
+        """
         source, position = mixture(first, count, self.weights)
-        out = np.empty((count, self.length + 1), dtype=np.int64)
-        for row, (group, turn) in enumerate(zip(source.tolist(), position.tolist(), strict=True)):
+        source, position = source[row::rows], position[row::rows]
+        out = np.empty((len(source), self.length + 1), dtype=np.int64)
+        places = np.arange(self.length + 1)
+        for group in np.unique(source).tolist():
             tokens = self.tokens[group]
-            slack = (len(tokens) - 1) % self.length
-            windows = (len(tokens) - 1) // self.length
-            window = int(epoch_order(turn, 1, windows, self.seed, self.groups[group])[0])
-            shift = (turn // windows) * 7919 % (slack + 1)
-            start = shift + window * self.length
-            out[row] = tokens[start : start + self.length + 1]
+            windows, slack = divmod(len(tokens) - 1, self.length)
+            turns = position[source == group]
+            window = visits(turns, windows, self.seed, self.groups[group])
+            start = turns // windows * 7919 % (slack + 1) + window * self.length
+            out[source == group] = tokens[start[:, None] + places]
         return out

@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE training_avx2
+#include "training.inc"

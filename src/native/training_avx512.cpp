@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE training_avx512
+#include "training.inc"

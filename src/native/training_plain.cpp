@@ -1,0 +1,2 @@
+#define GRISTMILL_TABLE training_plain
+#include "training.inc"
