@@ -12,7 +12,6 @@ from gristmill.train.dial import NAMED, derive, parameters_of
 
 SIZES = [
     *("tiny", "small", "300K", "0.5M", "1M", "2M", "4M", "10M", "20M", "35M", "50M", "59M", "60M"),
-    *("4M:8x2", "tiny:4x1", "1.5B:64x8"),
     *("100M", "124M", "250M", "350M", "500M", "599M", "600M", "1B", "1.5B", "7B", "70B", "100B"),
 ]
 
@@ -48,7 +47,7 @@ def test_sizes_out_of_range_are_refused_with_the_range(size):
         parameters_of(size)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, "4M:8x2", "tiny:4x1", "1.5B:64x8"])
 def test_every_derived_setting_is_one_that_its_stage_accepts(size):
     for stage, values in derive(size).items():
         config_class = LINE[stage].config_class()
@@ -82,3 +81,16 @@ def test_more_parameters_mean_no_less_of_anything():
             now |= {key: settings["pretrain"][key] for key in ("hidden_size", "num_layers")}
         assert all(now[key] >= before.get(key, 0) for key in now), size
         before = now
+
+
+def test_experts_cost_a_token_what_the_mlp_did():
+    dense, moe = (derive(size)["pretrain"] for size in ("4M", "4M:8x2"))
+    assert (moe["num_experts"], moe["experts_per_token"]) == (8, 2)
+    assert 2 * moe["expert_size"] == dense["intermediate_size"]
+    assert {**dense, **moe} == moe
+
+
+@pytest.mark.parametrize("size", ["4M:8", "4M:8x", "4M:2x8", "4M:0x0", "4M:8x2x1"])
+def test_other_forms_of_experts_are_refused(size):
+    with pytest.raises(RequestError, match='write experts as "8x2"'):
+        derive(size)

@@ -65,7 +65,7 @@ def sweep(
         ),
     ] = None,
     budgets: Annotated[
-        int, typer.Option(min=1, metavar="N", help="IsoFLOP profiles, over 1.7 decades.")
+        int, typer.Option(min=1, metavar="N", help="IsoFLOP profiles, over two decades.")
     ] = 4,
     sizes: Annotated[int, typer.Option(min=1, metavar="N", help="Of each profile.")] = 5,
     rates: Annotated[
@@ -172,7 +172,7 @@ def fit(
 ) -> None:
     """Fit L = E + A/N^alpha + B/D^beta to finished runs, with intervals, residuals, and a test on the largest.
 
-    Huber's loss on ln L from hundreds of starts; intervals from runs drawn again; the largest budget foreseen from the
+    Huber's loss on ln L from hundreds of starts; intervals from runs drawn again; the largest runs foreseen from the
     others. Beside it the best size by approaches 1 (envelope) and 2 (IsoFLOP parabolas).
 
     Examples:

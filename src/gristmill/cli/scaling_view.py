@@ -95,8 +95,8 @@ def show_fit(
     say(f"{counted(len(found.runs), 'run')}; objective {found.value:.6g}")
     if held_out is not None:
         say(
-            f"The largest budget, foreseen from the others: worst error {held_out.worst:.2%}, "
-            f"{held_out.inside} of {len(held_out.actual)} inside their intervals"
+            f"The largest runs, foreseen from the others: worst error {held_out.worst:.2%}, "
+            f"{held_out.inside} of {len(held_out.actual)} inside"
         )
 
 

@@ -145,12 +145,12 @@ def isoflop(runs: Runs, *, samples: int = SAMPLES, seed: int = 0) -> Growth:
     tried = profiles(runs)
     sound = [profile for profile in tried if not profile.problem]
     warnings = [f"{p.flops:.2e} FLOPs: {p.problem}" for p in tried if p.problem]
-    warnings += [
-        f"{p.flops:.2e} FLOPs: sizes reach {p.reach:.1f} times from the bottom; beyond {WIDE:g} the parabola's "
-        "bottom moves (5% too high at 16 in Hoffmann's law)"
-        for p in sound
-        if p.reach > WIDE * 1.05
-    ]
+    wide = [profile.reach for profile in sound if profile.reach > WIDE * 1.05]
+    if wide:
+        warnings.append(
+            f"{len(wide)} of {len(sound)} profiles reach up to {max(wide):.1f} times from their bottom; beyond "
+            f"{WIDE:g} a parabola's bottom moves (5% too high at 16 in Hoffmann's law)"
+        )
     if len(sound) < 2:
         why = f": {warnings[0]}" if warnings else ""
         raise RequestError(

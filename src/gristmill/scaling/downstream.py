@@ -59,9 +59,9 @@ class TwoStep:
 
 
 def fit_two_step(
-    flops: Sequence[float],
-    task_loss: Sequence[float],
-    accuracy: Sequence[float],
+    flops: Sequence[float] | np.ndarray,
+    task_loss: Sequence[float] | np.ndarray,
+    accuracy: Sequence[float] | np.ndarray,
     *,
     chance: float,
     top: float = 1.0,

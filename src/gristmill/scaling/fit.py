@@ -25,6 +25,8 @@ from gristmill.scaling.runs import Runs
 DELTA = 1e-3  # of Huber's loss: beyond a residual of 0.1%, its absolute value counts
 LEVEL = 0.95  # of intervals
 SAMPLES = 1000  # of a bootstrap
+# How many of the best starts go on, for how many steps, until what gain: most of them end in the same valley.
+_ROUNDS = ((10_000, 30, 1e-4), (64, 200, 1e-7), (8, 1000, 1e-13))
 LEAST_SIZES, LEAST_DECADES = 5, 1.5  # below them five constants cannot be told apart
 
 
@@ -61,7 +63,7 @@ def spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 def huber(form: Form, weights_SR: np.ndarray, free: np.ndarray) -> Any:
     """The objective for `minimize`: weights are of each run in each sample; unknowns not in `free` stay."""
-    target = np.log(form.runs.loss)  # type: ignore[attr-defined]
+    target = np.log(form.runs.loss)
 
     def objective(x_SP: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -80,14 +82,12 @@ def huber(form: Form, weights_SR: np.ndarray, free: np.ndarray) -> Any:
 
 def solve(form: Form, starts: np.ndarray, free: np.ndarray | None = None) -> tuple[Any, float]:
     """(unknowns [P], value) of the lowest minimum that any start leads to, polished."""
-    runs: Runs = form.runs  # type: ignore[attr-defined]
     free = np.ones(starts.shape[1]) if free is None else free
-    one = np.ones((1, len(runs)))
-    objective = huber(form, np.broadcast_to(one, (len(starts), len(runs))), free)
-    places, values = minimize(objective, starts, steps=200, tolerance=1e-7)
-    best = np.argsort(values)[:8]
-    objective = huber(form, np.broadcast_to(one, (len(best), len(runs))), free)
-    places, values = minimize(objective, places[best], steps=1000, tolerance=1e-13)
+    places, values = starts, np.zeros(len(starts))
+    for keep, steps, tolerance in _ROUNDS:
+        places = places[np.argsort(values)[:keep]]
+        weights = np.ones((len(places), len(form.runs)))
+        places, values = minimize(huber(form, weights, free), places, steps, tolerance)
     at = int(np.argmin(values))
     return places[at], float(values[at])
 
@@ -96,7 +96,7 @@ def finish(
     form: Form, found: np.ndarray, value: float, samples: int, seed: int, free: np.ndarray
 ) -> Fit:
     """The fit with its bootstrap: runs drawn again with replacement, the law fitted anew from where it was."""
-    runs: Runs = form.runs  # type: ignore[attr-defined]
+    runs = form.runs
     predicted, _ = form.log_loss(found[None])
     sampled: list[Any] = []
     if samples:
@@ -129,14 +129,14 @@ def resample(runs: Runs, samples: int, seed: int, least: int) -> np.ndarray:
     return weights
 
 
-def check_enough(runs: Runs, least: int = 5) -> None:
+def check_enough(runs: Runs, least: int = 5, least_decades: float = LEAST_DECADES) -> None:
     """Raises RequestError where five constants cannot be told apart (reference: 5 sizes, 1.5 decades of C)."""
     sizes = distinct(runs.params)
     decades = math.log10(runs.flops.max() / runs.flops.min())
-    if len(runs) <= least or sizes < LEAST_SIZES or decades < LEAST_DECADES:
+    if len(runs) <= least or sizes < LEAST_SIZES or decades < least_decades:
         raise RequestError(
             f"{len(runs)} runs of {sizes} sizes over {decades:.1f} decades of compute do not tell five constants "
-            f"apart: it takes {LEAST_SIZES} sizes, {LEAST_DECADES} decades and more runs than constants. Train more, "
+            f"apart: it takes {LEAST_SIZES} sizes, {least_decades} decades and more runs than constants. Train more, "
             "or fix the exponents: --exponents 0.3478,0.3658 are the replication's"
         )
 
@@ -154,15 +154,16 @@ def fit_chinchilla(
     samples: int = SAMPLES,
     seed: int = 0,
     full_grid: bool = False,
+    least_decades: float = LEAST_DECADES,
 ) -> Fit:
-    """Approach 3. exponents: alpha and beta that are given instead of fitted.
+    """Approach 3. exponents: alpha and beta that are given instead of fitted. least_decades: of compute, else refused.
 
     Raises RequestError where the runs are too few or too alike for what is asked.
     """
     form = ChinchillaForm(runs)
     free = np.ones(5)
     if exponents is None:
-        check_enough(runs)
+        check_enough(runs, least_decades=least_decades)
         starts = np.concatenate((form.grid(full_grid), [form.start(variable_projection(runs))]))
     else:
         if len(runs) < 3:

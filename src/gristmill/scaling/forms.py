@@ -21,8 +21,14 @@ from gristmill.scaling.runs import Runs
 class Form(Protocol):
     """One law over one set of runs."""
 
-    unknowns: tuple[str, ...]
-    constants: tuple[str, ...]
+    @property
+    def runs(self) -> Runs: ...
+
+    @property
+    def unknowns(self) -> tuple[str, ...]: ...
+
+    @property
+    def constants(self) -> tuple[str, ...]: ...
 
     def log_loss(self, x_SP: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """(ln L [S, R], its derivative by each unknown, each [S, R])"""

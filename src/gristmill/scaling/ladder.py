@@ -1,8 +1,8 @@
 """A ladder of small trainings that fits a budget: at each of several budgets, several sizes (IsoFLOP profiles).
 
-Every rung is the target's own shape made narrower (depth, heads and MLP in its proportions), with its tokenizer, data
-and rates, so that what the ladder shows is true of the target. N is what a token is multiplied with: all active parameters
-but the embedding table, the head among them. C is 6ND of that N.
+Every rung is the target's own shape made narrower or wider (depth, heads and MLP in its proportions), with its
+tokenizer, data and rates, so that what the ladder shows is true of the target. N is what a token is multiplied with:
+all active parameters but the embedding table, the head among them. C is 6ND of that N.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from gristmill.train import PretrainConfig
 from gristmill.train.pretrain import check, shape_of
 
 COUNTED = "active parameters without the embedding table, with the head"
-DECADES = 1.7  # from the smallest budget to the largest
+DECADES = (
+    2.0  # from the smallest budget to the largest; without the largest, 1.3 of four budgets remain
+)
 _REACH = 4.0  # of a profile's sizes from its middle
 _TOKENS_PER_PARAM = 20.0  # the middle's, before anything is known
 _STEPS = 24  # fewer teach nothing but the warmup
@@ -94,11 +96,18 @@ def plan_ladder(
             )
         elif usual < sizes:
             problems.append(f"{each * share:.2e} FLOPs: {usual} sizes instead of {sizes}")
+    widest = shapes[min(sizes, len(shapes)) - 1][0]
+    enough = float(_STEPS * target.context)
+    while enough < _STEPS * _batch(target, enough):
+        enough *= 1.05
+    whole = 6.0 * widest * enough * flops / (each * shares[0])
     if not rungs:
         raise RequestError(
-            f"{flops:.2e} FLOPs do not pay for a single training of {_STEPS} steps. Give more --flops; the smallest "
-            f"shape takes {6.0 * shapes[0][0] * _STEPS * target.context:.1e} by itself"
+            f"{flops:.2e} FLOPs do not pay for a single training of {_STEPS} steps. Give more --flops: about "
+            f"{whole:.1e} for all {budgets} x {sizes}; or fewer --budgets and --sizes"
         )
+    if problems:
+        problems.append(f"about {whole:.1e} FLOPs pay for all {budgets} x {sizes}")
     repeating = [rung for rung in rungs if rung.tokens > _EPOCHS * unique_tokens]
     if repeating:
         problems.append(
@@ -115,10 +124,10 @@ def counted(config: PretrainConfig, vocab_size: int) -> int:
 
 
 def _shapes(target: PretrainConfig, vocab_size: int) -> list[tuple[int, PretrainConfig]]:
-    """(N, settings) of all widths, narrowest first."""
+    """(N, settings) of all widths, narrowest first. Widths beyond the target's are for targets that are tiny."""
     least = 64 if target.warm_start == "induction" else 32
     found = {}
-    for width in range(least, max(target.hidden_size, least) + 1, 16):
+    for width in range(least, 4 * max(target.hidden_size, least) + 1, 16):
         config = _narrowed(target, width)
         found.setdefault(counted(config, vocab_size), config)
     return sorted(found.items(), key=lambda item: item[0])

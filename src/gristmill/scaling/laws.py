@@ -74,7 +74,7 @@ class Chinchilla:
         left = loss - self.E - self.A / params**self.alpha
         return (self.B / left) ** (1 / self.beta) if left > 0 else math.inf
 
-    def params_for(self, tokens: float) -> float:
+    def params_for(self, tokens: Any) -> Any:
         """The size for which `tokens` is optimal."""
         return (tokens * self.balance) ** (self.beta / self.alpha) * self.balance
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gristmill.report import Html, Section, Series, join, note, page, table
+from gristmill.report import Html, Section, Series, columns, join, note, page, table
 from gristmill.scaling.approaches import Growth, Profile
 from gristmill.scaling.fit import LEVEL, Fit
 from gristmill.scaling.laws import PUBLISHED
@@ -42,7 +42,7 @@ def fit_page(
         lead = "How the best size grows with compute, by each approach."
         sections.append(Section("Best size", _growths(growths, fit), lead))
     if held_out is not None:
-        lead = "The runs of the largest budget, foreseen by a fit that did not see them."
+        lead = "The runs from half of the most compute on, foreseen by a fit that did not see them."
         sections.append(Section("Largest runs left out", _held_out(held_out), lead))
     if warnings:
         sections.append(Section("Mind", join(note(line) for line in warnings)))
@@ -134,7 +134,7 @@ def _residuals(fit: Fit) -> Html:
         chart(runs.tokens, "D, tokens"),
         chart(runs.flops, "C, FLOPs"),
     ]
-    return join([*charts, note(told)])
+    return join([columns(zip(("over N", "over D", "over C"), charts, strict=True)), note(told)])
 
 
 def _profiles(profiles: Sequence[Profile]) -> Html:

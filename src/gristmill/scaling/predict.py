@@ -13,11 +13,14 @@ import numpy as np
 
 from gristmill.errors import RequestError
 from gristmill.files import hash_file, read_json, write_json
-from gristmill.scaling.fit import LEVEL, Fit, check_enough, fit_chinchilla, spread
+from gristmill.scaling.fit import LEVEL, Fit, fit_chinchilla, spread
 from gristmill.scaling.laws import Chinchilla
 from gristmill.scaling.runs import Runs, results_file
 
 FAR = 100.0  # times the largest run's compute; beyond, a prediction says that it reaches far
+_LEFT_DECADES = (
+    1.0  # that must be left without the largest runs; the interval tells how little that is
+)
 PREDICTION = "prediction.json"  # in a run's directory
 
 
@@ -143,7 +146,10 @@ def predict(saved: Saved, params: float, tokens: float, seed: int = 0) -> Predic
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The runs of the largest budget, foreseen from the others. errors: predicted over actual, less one."""
+    """The largest runs (from half of the most compute on), foreseen from the others.
+
+    errors: predicted over actual, less one.
+    """
 
     flops: float
     predicted: tuple[float, ...]
@@ -162,18 +168,18 @@ class HeldOut:
 def leave_largest_out(
     runs: Runs, *, exponents: tuple[float, float] | None = None, samples: int = 200, seed: int = 0
 ) -> HeldOut:
-    """Fit without the runs of the largest budget and predict them. Raises RequestError where too few are left."""
-    largest = runs.flops >= runs.flops.max() / 1.1
+    """Fit without the largest runs and predict them. Raises RequestError where too few are left."""
+    largest = runs.flops >= runs.flops.max() / 2
     kept = runs.only(~largest)
     if len(kept) < 3:
-        raise RequestError("too few runs are left without those of the largest budget")
-    if exponents is None:
-        check_enough(kept)
-    fit = fit_chinchilla(kept, exponents=exponents, samples=samples, seed=seed)
+        raise RequestError("too few runs are left without the largest")
+    fit = fit_chinchilla(
+        kept, exponents=exponents, samples=samples, seed=seed, least_decades=_LEFT_DECADES
+    )
     saved = Saved(fit.law, tuple(fit.sampled), noise_of(fit), {}, "")
     apart = runs.only(largest)
     found = [predict(saved, n, d) for n, d in zip(apart.params, apart.tokens, strict=True)]
-    inside = sum(p.low <= y <= p.high for p, y in zip(found, apart.loss, strict=True))
+    inside = sum(bool(p.low <= y <= p.high) for p, y in zip(found, apart.loss, strict=True))
     return HeldOut(
         float(runs.flops.max()),
         tuple(p.loss for p in found),

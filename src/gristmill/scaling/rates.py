@@ -45,7 +45,9 @@ class RateLaw:
         return spread([law.exponent for law in self.sampled])
 
 
-def best_rate(scale: float, rates: Sequence[float], losses: Sequence[float]) -> BestRate:
+def best_rate(
+    scale: float, rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray
+) -> BestRate:
     """The bottom of the parabola in ln rate through the best point and its neighbours, all where they are few.
 
     Raises RequestError where the bottom lies outside the rates tried.

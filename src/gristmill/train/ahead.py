@@ -15,11 +15,13 @@ class Ahead:
         self._maker = ThreadPoolExecutor(1, "gristmill-batches")
         self._next: tuple[int, Future[Any]] | None = None
 
-    def batch(self, step: int) -> Any:
+    def batch(self, step: int, more: bool = True) -> Any:
+        """more: whether a step comes after it."""
         waiting, self._next = self._next, None
         ready = waiting is not None and waiting[0] == step
         batch = waiting[1].result() if waiting is not None and ready else self._make(step)
-        self._next = (step + 1, self._maker.submit(self._make, step + 1))
+        if more:
+            self._next = (step + 1, self._maker.submit(self._make, step + 1))
         return batch
 
     def close(self) -> None:

@@ -177,7 +177,7 @@ class Run:
     def step(self, step: int) -> tuple[int, str]:
         """(targets, why the step was not taken or "")."""
         with self.watch.waiting("data"):
-            batch = self.ahead.batch(step + self.skipped)
+            batch = self.ahead.batch(step + self.skipped, more=step + 1 < self.steps)
         sums = self.spread.backward(self.objective, batch)
         targets = max(1, sums.targets)
         leaves = self.spread.leaves
