@@ -20,6 +20,8 @@ run: $(VENV)/.ready-to-run
 	@$(BIN)/gristmill run $(RECIPE) $(ARGS)
 	@echo "gristmill is $(BIN)/gristmill; to call it by its name: source $(BIN)/activate"
 
+# One thread a test: their networks are so small that two wait for each other longer than they work.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -51,7 +53,8 @@ sanitize: $(VENV)/.ready-to-test
 	$(BIN)/ninja -C $(SANITIZED)
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 LD_PRELOAD="$(SANITIZERS)" \
 	    $(BIN)/python tests/sanitized.py $(SANITIZED)/_native*.so tests/kernels/test_coded.py \
-	    tests/kernels/test_linear.py tests/engine/test_cache_dtype.py tests/engine/test_cache_attention.py
+	    tests/kernels/test_linear.py tests/kernels/test_training.py tests/engine/test_cache_dtype.py \
+	    tests/engine/test_cache_attention.py
 
 docs: $(VENV)/.ready-to-test
 	$(BIN)/python -m docs.reference.generate

@@ -75,6 +75,9 @@ def count(
 def total(
     config: TotalConfig, inputs: dict[str, Path], out_dir: Path, progress: Progress = quiet
 ) -> Result:
+    if config.label == "refused":
+        write_text(out_dir / "begun.txt", "")
+        raise RequestError("total.label must not be refused")
     value = config.factor * read_json(inputs["count"])
     write_json(out_dir / "total.json", value)
     write_text(out_dir / "model" / "weights.txt", str(value))

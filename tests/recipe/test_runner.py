@@ -67,6 +67,25 @@ def test_what_is_unchanged_is_not_run_again(load: Load, tmp_path: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_what_was_finished_survives_a_request_that_its_stage_refuses(
+    load: Load, tmp_path: Path
+) -> None:
+    load().run(tmp_path / "run")
+    files = {
+        p: p.read_bytes()
+        for p in (tmp_path / "run").rglob("*")
+        if p.is_file() and p.name != "recipe.toml"
+    }
+    with pytest.raises(RequestError, match=r"must not be refused"):
+        load(overrides={"total.label": "refused"}).run(tmp_path / "run")
+    assert files == {
+        p: p.read_bytes()
+        for p in (tmp_path / "run").rglob("*")
+        if p.is_file() and p.name != "recipe.toml"
+    }
+    assert load().run(tmp_path / "run").ran == []
+
+
 def test_a_changed_setting_runs_its_stage_and_what_follows(load: Load, tmp_path: Path) -> None:
     load().run(tmp_path / "run")
     assert load(overrides={"total.factor": 3.0}).run(tmp_path / "run").ran == ["total"]

@@ -173,6 +173,13 @@ def test_too_few_runs_are_refused_and_exponents_may_be_given() -> None:
     assert {law.alpha for law in fit.sampled} == {BESIROGLU.alpha}
 
 
+def test_runs_that_any_constants_fit_have_no_interval() -> None:
+    runs = isoflop_runs(BESIROGLU, [1e17, 3e17], sizes=2, noise=0.01)
+    fit = fit_chinchilla(runs, exponents=(0.35, 0.37), samples=20)
+    assert len(runs) == 4 and fit.sampled == []
+    assert all(np.isnan(ends).all() for ends in fit.intervals().values())
+
+
 def test_kaplans_joint_law_comes_back() -> None:
     n, d = map(np.ravel, np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 5)))
     fit = fit_kaplan(make_runs(n, d, KAPLAN.loss(n, d)), samples=10)

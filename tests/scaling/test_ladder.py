@@ -15,7 +15,7 @@ import pytest
 from gristmill.errors import RequestError, WorkError
 from gristmill.files import read_json
 from gristmill.model import meta_network
-from gristmill.scaling import counted, plan_ladder, read_runs, sweep
+from gristmill.scaling import counted, plan_ladder, read_runs, train_ladder
 from gristmill.scaling.sweep import runs_dir
 from gristmill.train import PretrainConfig
 from gristmill.train.dial import derive
@@ -91,13 +91,13 @@ def tiny():
 SWEEP = """
 import sys
 from pathlib import Path
-from gristmill.scaling import plan_ladder, sweep
+from gristmill.scaling import plan_ladder, train_ladder
 from tests.train.corpus import VOCAB, tiny_pretrain
 
 root = Path(sys.argv[1])
 config = tiny_pretrain(warm_start="none", evaluation_tokens=256)
 ladder = plan_ladder(config, VOCAB, 20_000, 1.5e10, budgets=1, sizes=3)
-sweep(ladder, {"tokens": root / "tokens", "tokenizer": root / "tokenizer"}, Path(sys.argv[2]))
+train_ladder(ladder, {"tokens": root / "tokens", "tokenizer": root / "tokenizer"}, Path(sys.argv[2]))
 """
 
 
@@ -122,7 +122,7 @@ def test_a_sweep_that_is_killed_goes_on(inputs, tiny, tmp_path) -> None:
     def progress(done: float, total: float, unit: str = "", **values: object) -> None:
         seen.append(done / total)
 
-    rows = sweep(tiny, inputs, out, processes=2, progress=progress)
+    rows = train_ladder(tiny, inputs, out, processes=2, progress=progress)
     assert (first / "result.json").stat().st_mtime_ns == done  # not trained again
     assert [row["name"] for row in rows] == [rung.name for rung in tiny.rungs]
     assert rows == [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -138,10 +138,10 @@ def test_a_sweep_that_is_killed_goes_on(inputs, tiny, tmp_path) -> None:
 
     other = plan_ladder(tiny.rungs[0].config, VOCAB, 20_000, 1.6e10, budgets=1, sizes=2)
     with pytest.raises(RequestError, match="is another ladder"):
-        sweep(other, inputs, out)
+        train_ladder(other, inputs, out)
 
 
 def test_a_rung_that_fails_says_why(inputs, tiny, tmp_path) -> None:
     broken = {**inputs, "tokenizer": tmp_path / "missing"}
     with pytest.raises((RequestError, WorkError), match=r"rung c.*missing"):
-        sweep(tiny, broken, tmp_path / "sweep")
+        train_ladder(tiny, broken, tmp_path / "sweep")

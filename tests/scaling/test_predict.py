@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +108,8 @@ def test_registered_before_and_scored_after(saved, tmp_path) -> None:
     shown = predicted_against_actual(told, metrics)
     assert f"{actual:.4f}" in shown and f"{prediction.loss:.4f}" in shown and "-0.99%" in shown
     assert score(told, {"history": [{"loss": 1.0}]}) is None
+    assert "trained on 5 tokens" in predicted_against_actual(told, metrics | {"tokens": 5})
+    assert "trained on" not in predicted_against_actual(told, metrics | {"tokens": 20_000_000_000})
     assert predicted_against_actual(told, {}) == ""
 
 
@@ -185,3 +189,8 @@ def test_rates_of_a_sweep() -> None:
     (found,) = rates_of(runs)
     assert found.best == pytest.approx(1.0) and found.least == pytest.approx(3.0)
     assert len(runs.usual) == 2
+
+
+def test_fits_and_predictions_load_no_torch() -> None:
+    code = "import sys, gristmill.scaling, gristmill.scaling.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

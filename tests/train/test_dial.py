@@ -90,7 +90,7 @@ def test_experts_cost_a_token_what_the_mlp_did():
     assert {**dense, **moe} == moe
 
 
-@pytest.mark.parametrize("size", ["4M:8", "4M:8x", "4M:2x8", "4M:0x0", "4M:8x2x1"])
+@pytest.mark.parametrize("size", ["4M:", "4M:8", "4M:8x", "4M:2x8", "4M:0x0", "4M:8x2x1"])
 def test_other_forms_of_experts_are_refused(size):
     with pytest.raises(RequestError, match='write experts as "8x2"'):
         derive(size)

@@ -139,9 +139,8 @@ def test_resuming_goes_on_from_the_checkpoint(tmp_path):
         run(tmp_path, InterruptAt(5))
     steps: list[float] = []
     run(tmp_path, lambda done, *a, **k: steps.append(done))
-    assert (
-        steps[0] == 6 * LOG_EVERY
-    )  # five rows were saved; the sixth was cut before its checkpoint
+    # Five rows were saved; the sixth was cut before its checkpoint.
+    assert steps[:2] == [5 * LOG_EVERY, 6 * LOG_EVERY]
 
 
 def test_resuming_from_the_one_before_a_damaged_checkpoint(tmp_path):
@@ -326,3 +325,34 @@ def test_a_spike_is_met_as_asked_for(at, policy, tmp_path):
         clean = fresh()
         train(clean, Copying(), settings, **{**more, "out_dir": tmp_path / "clean"})
         assert not same(network, clean)
+
+
+def test_ctrl_c_loses_no_step(tmp_path):
+    """Pressed in the middle of a step: the step is made whole and kept, and the run ends as if nothing had been."""
+    undisturbed = run(tmp_path / "whole", checkpoint_seconds=3600)
+    rows = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    seen: list[float] = []
+
+    class Pressed(Copying):
+        def loss(self, network, batch, dtype):
+            if len(seen) == 1:
+                seen.append(0)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(network, batch, dtype)
+
+    network = fresh()
+    settings: Any = dict(steps=STEPS, out_dir=tmp_path / "cut", log_every=LOG_EVERY, evaluations=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            network,
+            Pressed(),
+            config(checkpoint_seconds=3600),
+            progress=lambda done, *_, **__: seen.append(done),
+            **settings,
+        )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again: list[float] = []
+    network = run(tmp_path / "cut", lambda done, *_, **__: again.append(done), checkpoint_seconds=3600)
+    assert again[0] == LOG_EVERY + 1  # it stopped one step after the first row, between rows
+    assert same(network, undisturbed)
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == rows

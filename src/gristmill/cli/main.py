@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -162,6 +163,7 @@ def dispatch(arguments: list[str]) -> None:
 def main() -> None:
     """Run the command line. Exit code 0 done, 1 the work failed, 2 the request was wrong."""
     arguments = sys.argv[1:]
+    warnings.showwarning = _warn
     try:
         dispatch(arguments)
     except GristmillError as error:
@@ -178,6 +180,11 @@ def main() -> None:
         if not out_of_memory(error):
             raise
         _fail(WorkError("this machine has not enough memory for it"), arguments)
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A warning for people: what it says, and not where in the program it was said."""
+    print(f"gristmill: {message}", file=sys.stderr)
 
 
 def _fail(error: GristmillError, arguments: list[str]) -> NoReturn:

@@ -92,8 +92,7 @@ def sweep(
     - `gristmill scaling sweep runs/pyhelp -o sweep --dry-run`
     - `gristmill scaling sweep runs/pyhelp -o sweep --flops 2e13 --processes 2`
     """
-    from gristmill.scaling import plan_ladder
-    from gristmill.scaling.sweep import sweep as train
+    from gristmill.scaling import plan_ladder, train_ladder
 
     config, inputs, vocab_size, unique = _run(run)
     budget = _count(flops, "--flops") if flops else _SHARE * _flops_of(config, vocab_size)
@@ -125,7 +124,7 @@ def sweep(
     if not dry_run:
         with Bar() as bar:
             bar.begin("sweep")
-            rows = train(ladder, inputs, target, processes=processes, progress=bar.progress)
+            rows = train_ladder(ladder, inputs, target, processes=processes, progress=bar.progress)
         shown |= {"results": rows, "target": str(target)}
     if as_json:
         show_json(shown)
@@ -272,7 +271,7 @@ def predict(
         show_json(shown)
         return
     interval = (
-        "no interval: these constants come without runs"
+        "no interval: too few runs, or none"
         if math.isnan(found.low)
         else f"95% of such runs between {found.low:.4f} and {found.high:.4f}"
     )
@@ -449,6 +448,10 @@ def _checks(
 
     growths, held_out = [parametric(found)], None
     warnings: list[str] = []
+    if samples and not found.sampled:
+        warnings.append(
+            f"{len(runs)} runs are too few to tell an interval: give two more than unknowns"
+        )
     for name, approach in (("approach 1", envelope), ("approach 2", isoflop)):
         try:
             growths.append(approach(runs, samples=samples, seed=seed))

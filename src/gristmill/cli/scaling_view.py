@@ -75,7 +75,7 @@ def show_fit(
         (
             name,
             f"{getattr(found.law, name):.5g}",
-            *(("given", "") if name in found.fixed else (f"{v:.4g}" for v in intervals[name])),
+            *(("given", "") if name in found.fixed else map(_bound, intervals[name])),
         )
         for name in found.constants
     ]
@@ -83,7 +83,7 @@ def show_fit(
     show_table(
         ("best N grows with C by", "exponent", "from", "to"),
         [
-            (growth.name, f"{growth.exponent:.3f}", *(f"{v:.3f}" for v in growth.interval))
+            (growth.name, f"{growth.exponent:.3f}", *map(_bound, growth.interval))
             for growth in growths
         ],
     )
@@ -115,6 +115,10 @@ def show_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def say(line: str) -> None:
     out.print(line, markup=False, soft_wrap=True)
+
+
+def _bound(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
 
 
 def short(value: float) -> str:

@@ -21,6 +21,7 @@ from gristmill.report import (
     table,
     tag,
 )
+from gristmill.scaling import predicted_against_actual
 
 Manifests = Mapping[str, Mapping[str, Any]]
 
@@ -246,6 +247,8 @@ def training(manifests: Manifests) -> Section | None:
                     for one in metrics.get("samples", [])
                 ),
             ]
+            if foreseen := look(manifests, stage, "prediction"):
+                parts.append(predicted_against_actual(foreseen, metrics))
     if not parts:
         return None
     lead = "Solid: on the text trained on. Dashed: on held-out text, measured during training."

@@ -8,6 +8,7 @@ emptied first.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
@@ -143,7 +144,13 @@ def execute(
             else:
                 view.started(stage, judgement.why)
                 _point_at_model(recipe, run_dir, known, unless=stage)
-                known[stage] = _run_stage(recipe, configs[stage], run_dir, judgement, view)
+                try:
+                    known[stage] = _run_stage(recipe, configs[stage], run_dir, judgement, view)
+                except RequestError:
+                    if judgement.manifest and manifest_path(run_dir, stage).is_file():  # put back
+                        kept = {**known, stage: dict(judgement.manifest)}
+                        _point_at_model(recipe, run_dir, kept)
+                    raise
                 ran.append(stage)
                 view.finished(stage, known[stage])
             _publish(line, run_dir, stage, known[stage])
@@ -258,7 +265,11 @@ def _run_stage(
     """Run one stage in its directory and write its manifest."""
     stage = judgement.stage
     out_dir = run_dir / stage
+    before = run_dir / f".{stage}.before"
+    shutil.rmtree(before, ignore_errors=True)
     if judgement.action != "resume":
+        if judgement.manifest is not None:
+            os.replace(out_dir, before)  # finished work, until the new work is accepted
         _empty(out_dir)
     out_dir.mkdir(exist_ok=True)
     write_json(out_dir / ".work.json", {"key": judgement.key})
@@ -267,6 +278,8 @@ def _run_stage(
     def progress(done: float, total: float, unit: str = "", **values: Any) -> None:
         view.progress(stage, done, total, unit, values)
 
+    foreseen = run_dir / "prediction.json"  # written before training (scaling/predict.py)
+    registered = read_json(foreseen) if stage == "pretrain" and foreseen.is_file() else None
     started = time.perf_counter()
     try:
         with PeakMemory() as memory:
@@ -275,6 +288,9 @@ def _run_stage(
             name: describe_output(run_dir, Path(path)) for name, path in result.outputs.items()
         }
     except GristmillError as error:
+        if isinstance(error, RequestError) and before.exists():  # nothing was worked
+            _empty(out_dir)
+            os.replace(before, out_dir)
         raise type(error)(f"stage {stage}: {error}") from error
     except OSError as error:
         raise WorkError(f"stage {stage} could not go on: {error}") from error
@@ -299,6 +315,7 @@ def _run_stage(
         "inputs": dict(judgement.inputs),
         "outputs": outputs,
         "metrics": result.metrics,
+        **({"prediction": registered} if registered else {}),
         "seed": getattr(config, "seed", None),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 3),
@@ -306,6 +323,7 @@ def _run_stage(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(manifest_path(run_dir, stage), manifest)
+    shutil.rmtree(before, ignore_errors=True)
     _tidy(out_dir)
     return manifest
 

@@ -1,9 +1,11 @@
 """Scaling laws: closed forms, ladders of small trainings, fits with intervals, predictions registered and scored."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gristmill.scaling.approaches import Growth, Profile, envelope, isoflop, parametric, profiles
 from gristmill.scaling.downstream import TwoStep, fit_two_step
 from gristmill.scaling.fit import Fit, fit_chinchilla, fit_kaplan, fit_power, fit_repeated
-from gristmill.scaling.ladder import Ladder, Rung, counted, plan_ladder
 from gristmill.scaling.laws import (
     BESIROGLU,
     HOFFMANN,
@@ -30,7 +32,18 @@ from gristmill.scaling.predict import (
 )
 from gristmill.scaling.rates import BestRate, RateLaw, best_rate, rate_law, rates_of
 from gristmill.scaling.runs import Runs, make_runs, read_runs
-from gristmill.scaling.sweep import sweep
+
+if TYPE_CHECKING:
+    from gristmill.scaling.ladder import Ladder, Rung, counted, plan_ladder
+    from gristmill.scaling.sweep import train_ladder
+
+_NEEDS_TORCH = {
+    "Ladder": "ladder",
+    "Rung": "ladder",
+    "counted": "ladder",
+    "plan_ladder": "ladder",
+    "train_ladder": "sweep",
+}
 
 __all__ = [
     "BESIROGLU",
@@ -78,6 +91,13 @@ __all__ = [
     "read_runs",
     "register",
     "score",
-    "sweep",
+    "train_ladder",
     "training_flops",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What trains is loaded on first use, so that fits and predictions cost no torch."""
+    if name in _NEEDS_TORCH:
+        return getattr(import_module(f"gristmill.scaling.{_NEEDS_TORCH[name]}"), name)
+    raise AttributeError(f"module 'gristmill.scaling' has no attribute {name!r}")

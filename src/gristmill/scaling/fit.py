@@ -25,6 +25,7 @@ from gristmill.scaling.runs import Runs
 DELTA = 1e-3  # of Huber's loss: beyond a residual of 0.1%, its absolute value counts
 LEVEL = 0.95  # of intervals
 SAMPLES = 1000  # of a bootstrap
+SPARE = 2  # runs beyond the unknowns that an interval takes: without, every sample is fitted exactly and says "certain"
 # How many of the best starts go on, for how many steps, until what gain: most of them end in the same valley.
 _ROUNDS = ((10_000, 30, 1e-4), (64, 200, 1e-7), (8, 1000, 1e-13))
 LEAST_SIZES, LEAST_DECADES = 5, 1.5  # below them five constants cannot be told apart
@@ -95,12 +96,16 @@ def solve(form: Form, starts: np.ndarray, free: np.ndarray | None = None) -> tup
 def finish(
     form: Form, found: np.ndarray, value: float, samples: int, seed: int, free: np.ndarray
 ) -> Fit:
-    """The fit with its bootstrap: runs drawn again with replacement, the law fitted anew from where it was."""
+    """The fit with its bootstrap: runs drawn again with replacement, the law fitted anew from where it was.
+
+    No samples where there are too few runs to tell an interval.
+    """
     runs = form.runs
     predicted, _ = form.log_loss(found[None])
     sampled: list[Any] = []
-    if samples:
-        weights = resample(runs, samples, seed, int(free.sum()))
+    unknown = int(free.sum())
+    if samples and len(runs) >= unknown + SPARE:
+        weights = resample(runs, samples, seed, unknown + 1)
         objective = huber(form, weights, free)
         places, _ = minimize(objective, np.tile(found, (samples, 1)), tolerance=1e-8)
         sampled = [form.law(place) for place in places]

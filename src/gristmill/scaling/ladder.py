@@ -87,7 +87,7 @@ def plan_ladder(
     rungs: list[Rung] = []
     problems: list[str] = []
     for share in shares:
-        found = _profile(target, vocab_size, shapes, each * share, sizes, unique_tokens, extra)
+        found = _profile(target, vocab_size, shapes, each * share, sizes, extra)
         rungs += found
         usual = sum(rung.lr_factor == 1.0 for rung in found)
         if usual < min(3, sizes):
@@ -160,7 +160,6 @@ def _profile(
     shapes: list[tuple[int, PretrainConfig]],
     budget: float,
     sizes: int,
-    unique_tokens: int,
     rates: Sequence[float],
 ) -> list[Rung]:
     """The rungs of one budget: sizes about its middle, those at other rates last."""

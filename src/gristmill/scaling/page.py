@@ -70,7 +70,7 @@ def predicted_against_actual(
         f"Registered {registered['registered']}, before training, from {registered['source']} "
         f"(sha256 {registered['source_sha256'][:12] or 'none'})."
     )
-    warned = registered["predicted"]["warnings"]
+    warned = [*filter(None, [found.note]), *registered["predicted"]["warnings"]]
     return join([table(("", ""), rows), note(words), *(note(line) for line in warned)])
 
 
@@ -166,7 +166,8 @@ def _growths(growths: Sequence[Growth], fit: Fit) -> Html:
         lines.append(Series(one.name, _pairs(span, best), colour, dashed=one.name == "parametric"))
         dots.append(Series("", [(c, n) for c, n, _ in one.front], colour))
         low, high = one.interval
-        rows.append((one.name, f"{one.exponent:.3f}", f"{low:.3f} to {high:.3f}"))
+        interval = f"{low:.3f} to {high:.3f}" if one.sampled else "–"
+        rows.append((one.name, f"{one.exponent:.3f}", interval))
     rows += [(f"published: {n}", f"{law.exponent:.3f}", "–") for n, law in PUBLISHED.items()]
     chart = log_chart(dots, lines, x="C, FLOPs", y="best N", title="Best N, parameters", log_y=True)
     return join([chart, table(("", "exponent of N in C", f"{LEVEL:.0%} interval"), rows)])

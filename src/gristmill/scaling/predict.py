@@ -223,12 +223,13 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Score:
-    """A registered prediction against what came out."""
+    """A registered prediction against what came out. note: how the run was not the one predicted, or ""."""
 
     predicted: float
     low: float | None
     high: float | None
     actual: float
+    note: str = ""
 
     @property
     def error(self) -> float:
@@ -248,4 +249,7 @@ def score(registered: Mapping[str, Any], pretrain_metrics: Mapping[str, Any]) ->
     told = registered["predicted"]
     if actual is None:
         return None
-    return Score(told["loss"], told["low"], told["high"], actual)
+    trained, note = pretrain_metrics.get("tokens", told["tokens"]), ""
+    if abs(trained / told["tokens"] - 1) > 0.01:
+        note = f"The run trained on {trained:,} tokens; predicted was one of {told['tokens']:,.0f}."
+    return Score(told["loss"], told["low"], told["high"], actual, note)

@@ -31,7 +31,7 @@ class _Running:
     log: Path
 
 
-def sweep(
+def train_ladder(
     ladder: Ladder,
     inputs: dict[str, Path],
     out_dir: Path,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from gristmill.files import read_json, read_jsonl
+from gristmill.files import read_json
 
 EPOCHS = 4.0  # after which repeated tokens teach little (Muennighoff et al. 2023)
 _WAITING = 0.1  # of the time, spent waiting for data or checkpoints
@@ -44,7 +45,16 @@ def checkup(stage_dir: Path, steps: int, epochs: dict[str, float]) -> list[Check
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.is_file() else []
+    """Of a file of rows that may be missing, or end in the middle of one."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 def _incidents(rows: list[dict[str, Any]]) -> Check:
@@ -73,7 +83,7 @@ def _losses(rows: list[dict[str, Any]]) -> list[Check]:
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     said = f"{'fell' if last < first else 'did not fall'}: {first:.3f} at first, {last:.3f} at last"
     # Batches differ by some percent, which is all that a short run on a warm start gains.
-    state = "good" if last < first else "look" if last < 1.1 * first else "bad"
+    state = "good" if last < first else "look" if last < 1.03 * first else "bad"
     return [Check("loss", state, said)]
 
 
@@ -83,6 +93,8 @@ def _heldout(rows: list[dict[str, Any]]) -> list[Check]:
         return [Check("held-out text", "look", "was never measured")]
     last, best = made[-1], min(made)
     said = f"{last:.3f} bits a byte at last, {best:.3f} at best, {made[0]:.3f} at first"
+    if len(made) > 1 and last > 1.3 * best:
+        return [Check("held-out text", "bad", f"{said}: what was learned is lost")]
     if len(made) > 1 and last > 1.01 * best:
         why = "it rises while training goes on: repeated data, or a rate that does not fall"
         return [Check("held-out text", "look", f"{said}; {why}")]
@@ -92,6 +104,10 @@ def _heldout(rows: list[dict[str, Any]]) -> list[Check]:
 
 def _norms(rows: list[dict[str, Any]]) -> list[Check]:
     norms = [row["grad_norm"] for row in rows if "grad_norm" in row]
+    if norms and norms[-1] == 0:
+        return [
+            Check("gradients", "bad", "zero at last: nothing is learned any more, weights ran away")
+        ]
     if len(norms) < 8:
         return []
     quarter = len(norms) // 4

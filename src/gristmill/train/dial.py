@@ -40,7 +40,7 @@ def parameters_of(size: str) -> int:
 
 def derive(size: str) -> Settings:
     """stage -> key -> value for everything that follows from the size."""
-    size, _, experts = size.partition(":")
+    size, colon, experts = size.partition(":")
     wanted = parameters_of(size)
     shape = _shape(wanted)
     vocab_size = shape.pop("vocab_size")
@@ -80,24 +80,27 @@ def derive(size: str) -> Settings:
             "lr_copying": 0.1 if warm else 1.0,
         },
     }
-    if experts:
-        settings["pretrain"] |= _experts(experts, settings["pretrain"]["intermediate_size"])
+    if colon:
+        settings["pretrain"] |= _experts(
+            f"{size}:{experts}", experts, settings["pretrain"]["intermediate_size"]
+        )
     if size == "tiny":
         settings |= _tiny(settings)
     return settings
 
 
-def _experts(form: str, intermediate_size: int) -> dict[str, Any]:
+def _experts(size: str, form: str, intermediate_size: int) -> dict[str, Any]:
     """What "8x2" after a size says: how many experts, and how many of them a token asks."""
     match = re.fullmatch(r"(\d+)x(\d+)", form)
     many, asked = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < asked <= many:
+        why = f"a token cannot ask {asked} of {many} experts; " if match else ""
         raise RequestError(
-            f'size "…:{form}": write experts as "8x2", 8 in all of which each token asks 2'
+            f'size "{size}": {why}write experts as "8x2", 8 in all of which each token asks 2'
         )
     # Multiples of 8 keep the products of small experts fast.
-    size = max(8, round(intermediate_size / asked / 8) * 8)
-    return {"num_experts": many, "experts_per_token": asked, "expert_size": size}
+    each = max(8, round(intermediate_size / asked / 8) * 8)
+    return {"num_experts": many, "experts_per_token": asked, "expert_size": each}
 
 
 def _shape(wanted: int) -> dict[str, Any]:

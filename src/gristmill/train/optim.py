@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from gristmill.stage import StageConfig
@@ -46,10 +46,14 @@ class OptimConfig(StageConfig):
     weight_decay: NonNegativeFloat = 0.0
     schedule: Schedule = "wsd"
     warmup_steps: NonNegativeInt = 20
-    decay_fraction: NonNegativeFloat = 0.6  # share of the run over which "wsd" falls to zero
+    decay_fraction: float = Field(
+        0.6, ge=0, le=1
+    )  # share of the run over which "wsd" falls to zero
     clip_grad_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1  # pieces of a batch whose gradients are summed before a step
-    ema_decay: NonNegativeFloat = 0.0  # above 0: the model is an average of the weights on the way
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1
+    )  # above 0: the model is an average of the weights on the way
     # What to do with a step whose loss or gradient norm lies 6 standard deviations above the last 128 (guard.py).
     on_spike: Literal["skip", "rollback", "stop", "ignore"] = "skip"
     checkpoint_seconds: NonNegativeFloat = (

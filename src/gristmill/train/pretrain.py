@@ -58,7 +58,7 @@ class PretrainConfig(OptimConfig):
     warm_start_iterations: PositiveInt = 24
     tokens: PositiveInt = 1_000_000  # training tokens, rounded to whole batches
     batch_tokens: PositiveInt = 1024
-    context: PositiveInt = 256  # tokens a training window
+    context: int = Field(256, ge=2)  # tokens a training window
     weights: dict[str, float] = Field(default_factory=dict)  # group -> share of rows; {} = by size
     # "apart": a token sees its own document alone, not those before it in the window.
     documents: Literal["together", "apart"] = "together"
@@ -108,12 +108,12 @@ def check(config: PretrainConfig) -> None:
     loggers.check(config.log_to)
     if config.samples and config.layout.world > 1:
         raise RequestError(
-            "pretrain.samples needs a single process: set pretrain.layout to 1 of all"
+            "pretrain.samples are made by one process: leave them out, or leave pretrain.layout out"
         )
     if config.measure_noise and (config.micro_batches < 2 or config.layout.world > 1):
         raise RequestError(
             "pretrain.measure_noise compares the micro-batches of a single process: set "
-            "pretrain.micro_batches to 2 or more, and pretrain.layout to 1 of all"
+            "pretrain.micro_batches to 2 or more, and leave pretrain.layout out"
         )
     if config.width_base != "off" and not config.base and config.warm_start != "none":
         raise RequestError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from gristmill.train import checkpoint
 from gristmill.train.ahead import Ahead
 from gristmill.train.balance import BALANCE_RATE, Balance
 from gristmill.train.compute import keep_freed_memory, resolve_dtype
+from gristmill.train.gently import Stop, gently
 from gristmill.train.guard import Guard
 from gristmill.train.optim import OptimConfig, Optimizer
 from gristmill.train.parallel.leaves import norm_of_gradients, scale_gradients
@@ -112,23 +114,32 @@ def train(
         part.train()
     step = run.resume()
     watch.begin(network, step)
+    if step and network.first:  # whoever resumes sees where
+        progress(step, steps, "steps")
     try:
-        while step < steps:
-            with watch.step():
-                _, bad = run.step(step)
-            back = run.after_bad(step, bad) if bad else None
-            if back is not None:
-                step = back
-                continue
-            step += 1
-            if step % log_every == 0 or step == steps or step in evaluate_at:
-                row = run.row(step, evaluate=step in evaluate_at)
-                run.log(row)
-                shown = {k: v for k, v in row.items() if k in ("loss", "bits_per_byte", "accuracy")}
-                shown |= watch.row(step, steps, row, objective.counts)
-                if network.first:
-                    progress(step, steps, "steps", **shown)
-                run.save(step, last=step == steps)
+        # Of several processes each is stopped by who started it.
+        with gently() if network.mesh is None else nullcontext(Stop()) as stop:
+            while step < steps:
+                if stop.asked:
+                    run.save(step, last=True)
+                    raise KeyboardInterrupt
+                with watch.step():
+                    _, bad = run.step(step)
+                back = run.after_bad(step, bad) if bad else None
+                if back is not None:
+                    step = back
+                    continue
+                step += 1
+                if step % log_every == 0 or step == steps or step in evaluate_at:
+                    row = run.row(step, evaluate=step in evaluate_at)
+                    run.log(row)
+                    shown = {
+                        k: v for k, v in row.items() if k in ("loss", "bits_per_byte", "accuracy")
+                    }
+                    shown |= watch.row(step, steps, row, objective.counts)
+                    if network.first:
+                        progress(step, steps, "steps", **shown)
+                    run.save(step, last=step == steps)
     finally:
         watch.close()
         run.ahead.close()
@@ -312,6 +323,8 @@ class Run:
                     "losses": self.guard.losses,
                     "norms": self.guard.norms,
                     "rows": self.rows,
+                    "sums": self.sums,
+                    "targets": self.targets,
                     "work": self.work,
                 }
             ),
@@ -323,6 +336,7 @@ class Run:
 
     def resume(self) -> int:
         """Fill everything from the newest checkpoint and return its step; 0 when there is none."""
+        self._forget_sums()
         state = self._state()
         with torch.no_grad():
             found = checkpoint.load_latest(self.checkpoints, state, self.group)
@@ -335,7 +349,7 @@ class Run:
             self.optimizer.resume(told["updates"])
             self.skipped, self.rows = told["skipped"], told["rows"]
             self.guard = Guard(told["losses"], told["norms"])
-        self._forget_sums()
+            self.sums, self.targets = told["sums"], told["targets"]
         if self.spread.first:
             write_rows(self.out_dir / "metrics.jsonl", self.rows)
         return found or 0

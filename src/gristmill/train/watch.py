@@ -82,6 +82,12 @@ class Watch:
             self._loggers = open_loggers(self._log_to, self.out_dir, step, self._settings)
         self._steps = 0  # of this process
         self._busy, self._targets = 0.0, 0  # since the row before
+        # Rows of steps that are made again are written again.
+        path = self.out_dir / "timing.jsonl"
+        kept = [row for row in (read_jsonl(path) if path.is_file() else []) if row["step"] <= step]
+        self._before = kept[-1]["seconds"] if kept else 0.0
+        if spread.first and path.is_file():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._began = time.monotonic()
 
     @contextmanager
@@ -141,7 +147,8 @@ class Watch:
         now = time.monotonic()
         speed = self._targets / max(1e-9, self._busy)
         shown = {f"{counts}_per_s": speed}
-        timing: dict[str, Any] = {"step": step, "seconds": now - self._began, **shown}
+        seconds = self._before + now - self._began
+        timing: dict[str, Any] = {"step": step, "seconds": seconds, **shown}
         if self._flops:
             timing["flops_per_s"] = speed * self._flops
             timing["mfu"] = shown["mfu"] = speed * self._flops / self._peak

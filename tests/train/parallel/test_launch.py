@@ -35,7 +35,7 @@ def children() -> list[int]:
                 command = (entry / "cmdline").read_text()
             except OSError:
                 continue
-            if parent == str(os.getpid()) and "parallel.launch" in command:
+            if parent == str(os.getpid()) and "parallel.rank" in command:
                 found.append(int(entry.name))
     return sorted(found)
 

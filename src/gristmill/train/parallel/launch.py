@@ -2,8 +2,6 @@
 
 Here a supervisor owns them: when one dies, all are stopped and started again on a fresh port, and go on from the
 newest sound checkpoint. (torchrun's own restart hands out the address of the dead attempt: pytorch#135712.)
-
-    python -m gristmill.train.parallel.launch JOB.json       what the supervisor starts, once a rank
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,13 +26,13 @@ from pydantic import BaseModel
 
 from gristmill.errors import RequestError, WorkError
 from gristmill.files import read_json, write_json
-from gristmill.stage import Progress, quiet
+from gristmill.stage import Progress
 from gristmill.train.parallel import layout as layouts
 from gristmill.train.parallel.layout import Layout, Mesh
 
 RESTARTS = 3  # of all processes, without a step in between
 _TIMEOUT = timedelta(minutes=10)  # of one exchange between processes
-_REFUSED, _FAILED = 2, 1  # exit codes of a rank that said why it ends; others are deaths
+REFUSED, FAILED = 2, 1  # exit codes of a rank that said why it ends; others are deaths
 
 T = TypeVar("T")
 
@@ -107,15 +106,24 @@ def run(
             return read_json(result)
         if attempt.complaint:
             kind, message = attempt.complaint
-            raise {_REFUSED: RequestError, _FAILED: WorkError}[kind](message)
+            raise {REFUSED: RequestError, FAILED: WorkError}[kind](message)
         deaths = 1 if attempt.moved else deaths + 1
-        rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
+        # One that was killed comes first: the others complain that it left them.
+        rank, code = min(
+            ((rank, code) for rank, code in enumerate(codes) if code), key=lambda it: it[1]
+        )
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         note = {"rank": rank, "code": code, "time": time.time(), "last": attempt.last_words}
         with open(out_dir / "restarts.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(note) + "\n")
-        if deaths > RESTARTS:
+        if deaths <= RESTARTS:
+            warnings.warn(
+                f"process {rank} of {world} {how}; all start again from the newest checkpoint",
+                stacklevel=2,
+            )
+        else:
             raise WorkError(
-                f"process {rank} of {world} ended with code {code} {deaths} times without a step in between; "
+                f"process {rank} of {world} {how} {deaths} times without a step in between; "
                 f"its last words: {attempt.last_words[-400:] or 'none'}"
             )
 
@@ -142,7 +150,7 @@ class _Attempt:
         }
         self.children = [
             subprocess.Popen(
-                [sys.executable, "-m", "gristmill.train.parallel.launch", str(job)],
+                [sys.executable, "-m", "gristmill.train.parallel.rank", str(job)],
                 env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.PIPE,  # closes when this process dies, and then they end too
                 stdout=subprocess.PIPE,
@@ -193,38 +201,3 @@ class _Attempt:
             for thread in self._readers:
                 thread.join(timeout=5)
         return [code or 0 for code in codes]
-
-
-def _die_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(3)
-
-
-def _main(job_file: str) -> None:
-    from gristmill.train.pretrain import PretrainConfig, work  # which imports this module
-
-    Thread(target=_die_with_parent, daemon=True).start()
-    job = read_json(Path(job_file))
-    config = PretrainConfig.model_validate(job["config"])
-    inputs = {name: Path(path) for name, path in job["inputs"].items()}
-    out_dir = Path(job["out_dir"])
-
-    def report(done: float, total: float, unit: str = "", **values: Any) -> None:
-        told = {"done": done, "total": total, "unit": unit, "values": values}
-        print(json.dumps(told), flush=True)
-
-    try:
-        with processes(config.layout) as mesh:
-            first = mesh is None or mesh.first
-            listener = report if first else quiet
-            metrics = work(config, inputs, out_dir, mesh, listener, job["log_every"])
-            if first:
-                write_json(out_dir / "job_result.json", metrics)
-    except (RequestError, WorkError) as error:
-        code = _REFUSED if isinstance(error, RequestError) else _FAILED
-        print(json.dumps({"error": str(error), "code": code}), flush=True)
-        sys.exit(code)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])

@@ -80,10 +80,13 @@ def _problems(
 ) -> Iterator[str]:
     def divides(parts: int, whole: int, name: str, what: str) -> Iterator[str]:
         if whole % parts:
-            fitting = [n for n in range(1, parts) if whole % n == 0]
-            yield f"{name} = {parts} does not divide {what} ({whole}); {name} = {fitting[-1]} would"
+            near = min(
+                (n for n in range(1, whole + 1) if whole % n == 0),
+                key=lambda n: (abs(n - parts), n),
+            )
+            yield f"{name} = {parts} does not divide {what} ({whole}); {name} = {near} does"
 
-    dealt = f"the rows of a batch, batch_tokens / context / micro_batches ({batch_rows})"
+    dealt = "the rows of a micro-batch, batch_tokens / context / micro_batches"
     yield from divides(layout.rows, batch_rows, "replicas x dp", dealt)
     if layout.tp > 1:
         yield from divides(layout.tp, model.num_kv_heads, "tp", "the key-value heads")
@@ -111,7 +114,11 @@ def _problems(
             yield from divides(layout.ep, layout.dp, "ep", "dp")
     if layout.stages > 1:
         if layout.stages > model.num_layers:
-            yield f"a pipeline of {layout.stages} stages needs as many layers, not {model.num_layers}"
+            per = layout.stages // layout.pp
+            most = model.num_layers // per
+            yield (
+                f"a pipeline of {layout.stages} stages needs as many layers, not {model.num_layers}; pp = {most} does"
+            )
         if model.tie_embeddings:
             yield "a pipeline cannot tie embeddings: set tie_embeddings = false"
         if layout.schedule == "1f1b" and micro_batches < layout.pp:
