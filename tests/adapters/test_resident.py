@@ -215,7 +215,9 @@ def test_gradients_through_a_frozen_dora_after_generating(network):
         expected = network(tokens(2))
     with adapters_by_row(network, names):
         logits = network(tokens(2))
-    assert torch.equal(logits, expected)
+    torch.testing.assert_close(
+        logits, expected, rtol=1e-5, atol=1e-5
+    )  # training has kernels of its own
     logits.square().sum().backward()
     assert bool(network.model.embed_tokens.weight.grad[tokens(2)[0]].any())
 

@@ -146,3 +146,17 @@ def test_place_that_is_taken_is_a_work_error_and_leaves_the_older_ones(two):
     with pytest.raises(WorkError, match="could not write the checkpoint"):
         checkpoint.save(two, 20, state(20))
     assert_is(12, load(two))
+
+
+def test_a_save_outlives_damaged_ones_of_later_steps(two):
+    """A run that went back to 3, for 12 is damaged, saves 7: it must not be taken for the oldest of three."""
+    checkpoint.save(two, 20, state(20))
+    checkpoint.save(two, 16, state(16), keep=3)
+    for step in (12, 16, 20):
+        found = two / f"step-{step:08d}"
+        if found.exists():
+            truncate(largest_file(found))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checkpoint.save(two, 11, state(11))
+        assert_is(11, load(two))

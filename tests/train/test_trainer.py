@@ -303,7 +303,9 @@ class Spiked(Copying):
         return loss * (1000 if batch[0, -1] else 1), targets, more
 
 
-@pytest.mark.parametrize("at", [130, 133])  # in between, and the last step, which has a row to write
+@pytest.mark.parametrize(
+    "at", [130, 133]
+)  # in between, and the last step, which has a row to write
 @pytest.mark.parametrize("policy", ["skip", "rollback", "stop", "ignore"])
 def test_a_spike_is_met_as_asked_for(at, policy, tmp_path):
     settings = config(on_spike=policy, lr_peak=0.001, lr_embedding_peak=0.001)
@@ -317,7 +319,11 @@ def test_a_spike_is_met_as_asked_for(at, policy, tmp_path):
         assert rows[-1]["step"] == 134
         assert all(row["loss"] < 100 for row in rows) == (policy != "ignore")
     incidents = tmp_path / "incidents.jsonl"
-    said = [json.loads(line) for line in incidents.read_text().splitlines()] if incidents.exists() else []
+    said = (
+        [json.loads(line) for line in incidents.read_text().splitlines()]
+        if incidents.exists()
+        else []
+    )
     assert [(row["step"], row["batch"], row["action"]) for row in said] == (
         [] if policy == "ignore" else [(at, at, policy)]
     )
@@ -352,7 +358,9 @@ def test_ctrl_c_loses_no_step(tmp_path):
         )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     again: list[float] = []
-    network = run(tmp_path / "cut", lambda done, *_, **__: again.append(done), checkpoint_seconds=3600)
+    network = run(
+        tmp_path / "cut", lambda done, *_, **__: again.append(done), checkpoint_seconds=3600
+    )
     assert again[0] == LOG_EVERY + 1  # it stopped one step after the first row, between rows
     assert same(network, undisturbed)
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == rows

@@ -120,7 +120,7 @@ def start(
 
         show_plan(recipe, out_dir, from_stage, until, verify, verbose, as_json)
         return
-    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1") > 1:
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1") > 1:
         from gristmill.recipe import joined
 
         joined.check(recipe, out_dir, until)

@@ -119,6 +119,19 @@ class Balance:
         return hook
 
 
+def over_stages(loads: dict[str, float], layers: int, group: dist.ProcessGroup) -> dict[str, float]:
+    """What `after_step` returns on each stage of a pipeline, for all `layers` of all stages; {} where none has any."""
+    names = ("expert_dropped", "router_entropy")
+    told = torch.tensor([layers, *(layers * loads.get(name, 0.0) for name in names)]).double()
+    most = torch.tensor([loads.get("expert_load_max", 0.0)]).double()
+    dist.all_reduce(told, group=group)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    if not told[0]:
+        return {}
+    means = zip(names, (told[1:] / told[0]).tolist(), strict=True)
+    return {"expert_load_max": float(most), **dict(means)}
+
+
 @contextmanager
 def router_logits(network: nn.Module) -> Iterator[list[Tensor]]:
     """The logits [N, E] of every router in the forward passes within, in their order, with their graph."""

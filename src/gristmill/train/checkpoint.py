@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from gristmill.errors import WorkError
+from gristmill.errors import RequestError, WorkError
 from gristmill.files import hash_file, read_json, sync_directory, write_json
 
 _MANIFEST = "checkpoint.json"
@@ -119,7 +119,10 @@ def save(
         if not isinstance(cause, Exception):
             raise cause from None
         raise WorkError(f"could not write the checkpoint {final}: {cause}") from error
-    for old in _complete(directory)[:-keep]:
+    # Later ones were passed over when this run began: they are damaged, or of a course that was given up.
+    complete = _complete(directory)
+    later = [place for place in complete if place.name > final.name]
+    for old in [*[p for p in complete if p.name <= final.name][:-keep], *later]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -139,16 +142,14 @@ def load_latest(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         place = str(found[0])
-        dcp.load(state, checkpoint_id=place, process_group=group, no_dist=group is None)
+        try:
+            dcp.load(state, checkpoint_id=place, process_group=group, no_dist=group is None)
+        except CheckpointException as error:
+            raise RequestError(
+                f"{place} does not fit this training ({_cause(error)}): it is one with other settings; remove "
+                "it, or give another directory"
+            ) from error
     return int(read_json(found[0] / _MANIFEST)["step"])
-
-
-def names(directory: Path) -> list[str]:
-    """What the newest sound checkpoint holds, as dotted names; [] when there is none."""
-    found = newest(directory)
-    if found is None:
-        return []
-    return list(dcp.FileSystemReader(str(found)).read_metadata().state_dict_metadata)
 
 
 def newest(directory: Path) -> Path | None:

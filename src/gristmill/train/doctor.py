@@ -82,7 +82,6 @@ def diagnose(
             "layout": Layout(),
             "recompute": "none",
             "compile_blocks": False,
-            "offload": False,
             "log_to": (),
         }
     )

@@ -66,8 +66,7 @@ class NextToken:
             return Rows(tokens, targets, places, None)
         begins = tokens == self.document_start
         start = torch.where(begins, places, 0).cummax(1).values
-        # What follows the last token of a document is another document's beginning: nothing to predict.
-        targets = targets.masked_fill(targets == self.document_start, -100)
+        # The next document's beginning is a target too: it is how a document's end is said.
         return Rows(tokens, targets, places - start, begins.cumsum(1))
 
     def loss(
@@ -78,7 +77,8 @@ class NextToken:
             hidden = network.hidden(
                 batch.tokens, positions_BT=batch.positions, segments_BT=batch.segments, dtype=dtype
             )
-        loss = self.judge(network, hidden, batch.targets)
+        loss, plain = self._losses(network, hidden, batch.targets)
+        targets, more = self.count(batch.targets)
         if balanced:
             rows, tokens = batch.targets.shape
             top = balanced.experts_per_token
@@ -86,10 +86,16 @@ class NextToken:
             loss = (
                 loss + self.balance_loss * tokens * (self.ring.size() if self.ring else 1) * uneven
             )
-        return loss, *self.count(batch.targets)
+        return loss, targets, {"plain": plain.item(), **more}
 
     def judge(self, network: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """The summed loss of the network's last activations."""
+        """The summed loss of the network's last activations, z-loss included."""
+        return self._losses(network, hidden_BTD, targets_BT)[0]
+
+    def _losses(
+        self, network: Transformer, hidden_BTD: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """With z-loss and without."""
         weight = network.head.weight
         group = None
         if isinstance(weight, DTensor):  # the vocabulary is split
@@ -102,7 +108,7 @@ class NextToken:
             softcap=network.config.logit_softcap,
             z_loss=self.z_loss if torch.is_grad_enabled() else 0.0,
             group=group,
-        )[0]
+        )
 
     def count(self, targets_BT: Tensor) -> tuple[int, dict[str, float]]:
         """(targets, further sums)."""
@@ -110,9 +116,10 @@ class NextToken:
         return len(wanted), {"bytes": self.bytes_of_token[wanted.cpu()].sum().item()}
 
     def describe(self, sums: dict[str, float], targets: int) -> dict[str, float]:
+        loss = sums.get("plain", sums["loss"])  # a pipeline tells one sum alone
         return {
-            "loss": sums["loss"] / targets,
-            "bits_per_byte": sums["loss"] / math.log(2) / max(1.0, sums["bytes"]),
+            "loss": loss / targets,
+            "bits_per_byte": loss / math.log(2) / max(1.0, sums["bytes"]),
         }
 
     def evaluate(self, judge: Callable[[Rows], Sums]) -> dict[str, float]:

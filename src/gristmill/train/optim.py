@@ -47,12 +47,12 @@ class OptimConfig(StageConfig):
     schedule: Schedule = "wsd"
     warmup_steps: NonNegativeInt = 20
     decay_fraction: float = Field(
-        0.6, ge=0, le=1
+        default=0.6, ge=0, le=1
     )  # share of the run over which "wsd" falls to zero
     clip_grad_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1  # pieces of a batch whose gradients are summed before a step
     ema_decay: float = Field(
-        0.0, ge=0, lt=1
+        default=0.0, ge=0, lt=1
     )  # above 0: the model is an average of the weights on the way
     # What to do with a step whose loss or gradient norm lies 6 standard deviations above the last 128 (guard.py).
     on_spike: Literal["skip", "rollback", "stop", "ignore"] = "skip"
@@ -132,11 +132,12 @@ class Muon(torch.optim.Optimizer):
         spread = [leaf for leaf in found if leaf is not None]
         if not spread or (nesterov[0].ndim == 3 and not spread[0].splits_matrices):
             return list(_orthogonal(torch.stack(list(nesterov)), steps, self.dtype).unbind())
-        # As many at a time as there are processes along the mesh's first dimension: each iterates one of them, then
+        # As many at a time as there are processes along the mesh's longest dimension: each iterates one of them, then
         # all have all. So no more than that many whole matrices are held.
         mesh = spread[0].mesh
         assert mesh is not None
-        ranks, rank = mesh.size(0), mesh.get_local_rank(0)
+        along = max(range(mesh.ndim), key=mesh.size)
+        ranks, rank = mesh.size(along), mesh.get_local_rank(along)
         updates = []
         for first in range(0, len(spread), ranks):
             leaves, parts = spread[first : first + ranks], nesterov[first : first + ranks]
@@ -144,7 +145,7 @@ class Muon(torch.optim.Optimizer):
             mine = wholes[rank] if rank < len(wholes) else torch.zeros_like(wholes[0])
             made = _orthogonal(mine[None], steps, self.dtype)[0]
             everyone = [torch.empty_like(made) for _ in range(ranks)]
-            dist.all_gather(everyone, made, group=mesh.get_group(0))
+            dist.all_gather(everyone, made, group=mesh.get_group(along))
             updates += [leaf.part(update) for leaf, update in zip(leaves, everyone, strict=False)]
         return updates
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 from gristmill.files import listing_hash, read_json, write_json
 from gristmill.formats import Model, load_config, resolve, save_hf
 from gristmill.model import ModelConfig, MoEConfig, Transformer, initialize, meta_network
@@ -37,7 +37,7 @@ from gristmill.train.windows import Windows
 class PretrainConfig(OptimConfig):
     """Shape, budget and optimizer of a base model. With `base`, its shape is the base model's."""
 
-    HOW = OptimConfig.HOW | {"layout", "recompute", "compile_blocks", "offload", "log_to"}
+    HOW = OptimConfig.HOW | {"layout", "recompute", "compile_blocks", "log_to"}
 
     base: str = ""  # a model to continue from
     num_layers: int = 4
@@ -58,7 +58,7 @@ class PretrainConfig(OptimConfig):
     warm_start_iterations: PositiveInt = 24
     tokens: PositiveInt = 1_000_000  # training tokens, rounded to whole batches
     batch_tokens: PositiveInt = 1024
-    context: int = Field(256, ge=2)  # tokens a training window
+    context: int = Field(default=256, ge=2)  # tokens a training window
     weights: dict[str, float] = Field(default_factory=dict)  # group -> share of rows; {} = by size
     # "apart": a token sees its own document alone, not those before it in the window.
     documents: Literal["together", "apart"] = "together"
@@ -76,7 +76,6 @@ class PretrainConfig(OptimConfig):
     recompute: Recompute = "none"  # of activations in the backward pass, to save memory
     fp8: bool = False  # products of the blocks in 8-bit floats (fp8.py); for Hopper and later
     compile_blocks: bool = False  # by torch.compile
-    offload: bool = False  # parameters and moments live on the host
     seed: int = 0
 
 
@@ -183,6 +182,10 @@ def run(
         )
     for problem in found:
         warnings.warn(problem, stacklevel=2)
+    if config.layout.auto:
+        vocab_size = Tokenizer.load(inputs["tokenizer"]).vocab_size
+        shape = load_config(config.base) if config.base else shape_of(config, vocab_size)
+        config = config.model_copy(update={"layout": chosen.layout_for(config, shape)})
     if config.layout.world > 1 and not launch.joined():
         metrics = launch.run(config, inputs, out_dir, progress)
     else:
@@ -219,6 +222,10 @@ def prepare(
     network, start = _start(config, tokenizer, windows, out_dir, mesh)
     shape = network.config
     _check_layout(config, shape)
+    if config.context > shape.max_seq_len:
+        raise RequestError(
+            f"pretrain.context ({config.context}) exceeds the {shape.max_seq_len} tokens of {config.base}"
+        )
     chosen.check_memory(config, shape, device)
     if config.base or config.warm_start == "none":
         # no heads were wired that a lower rate would keep
@@ -228,6 +235,14 @@ def prepare(
         scaled = {name: getattr(config, name) * factor for name, factor in factors.items()}
         config = config.model_copy(update=scaled)
     groups = heldout.groups if heldout is not None and len(heldout.groups) > 1 else []
+    document_start = None
+    if config.documents == "apart":
+        if not tokenizer.document_start:
+            raise RequestError(
+                "the tokenizer has no token that begins a document, by which documents could be told apart: "
+                'set pretrain.documents = "together"'
+            )
+        document_start = tokenizer.document_start[0]
     objective = NextToken(
         windows,
         heldout,
@@ -238,7 +253,7 @@ def prepare(
             group: Windows(inputs["tokens"], "heldout", config.context, {group: 1.0}, config.seed)
             for group in groups
         },
-        document_start=tokenizer.document_start[0] if config.documents == "apart" else None,
+        document_start=document_start,
         z_loss=config.z_loss,
         balance_loss=config.balance_loss,
         ring=mesh.group("cp") if mesh and mesh.layout.cp > 1 else None,
@@ -253,7 +268,6 @@ def prepare(
         dtype=dtype,
         recompute=config.recompute,
         compile=config.compile_blocks,
-        offload=config.offload,
     )
     if unfilled:
         sharding.initialize(parts, config.seed, device)
@@ -307,7 +321,7 @@ def work(
     network = spread.network
     if spread.first:
         if mesh is not None:  # the last checkpoint holds all of it, whatever the layout
-            network = whole_network(shape, out_dir / "checkpoints")
+            network = _whole_network(shape, out_dir / "checkpoints", config.ema_decay > 0, steps)
         save_hf(network, out_dir / "model", tokenizer)
     metrics: dict[str, Any] = {
         "shape": asdict(shape),
@@ -326,18 +340,17 @@ def work(
     return metrics
 
 
-def whole_network(shape: ModelConfig, checkpoints: Path) -> Transformer:
-    """The network of the newest checkpoint (its average, where one was kept), on this process alone.
-
-    Raises RequestError when there is none.
-    """
+def _whole_network(shape: ModelConfig, checkpoints: Path, averaged: bool, step: int) -> Transformer:
+    """The network of the checkpoint of `step` (its average, where one was kept), on this process alone."""
     network = Transformer(shape)
-    held = checkpoint.names(checkpoints)
-    kind = "average" if any(name.startswith("average.") for name in held) else "network"
+    kind = "average" if averaged else "network"
     state = {kind: {name: tensor.detach() for name, tensor in network.named_parameters()}}
     state.setdefault("network", {}).update(network.named_buffers())
-    if checkpoint.load_latest(checkpoints, state) is None:
-        raise RequestError(f"{checkpoints} holds no checkpoint")
+    found = checkpoint.load_latest(checkpoints, state)
+    if found != step:
+        raise WorkError(
+            f"the last checkpoint in {checkpoints} is damaged; run again to make the steps from {found or 0} to {step}"
+        )
     return network.eval()
 
 

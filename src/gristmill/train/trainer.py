@@ -23,7 +23,7 @@ from gristmill.model import Transformer
 from gristmill.stage import Progress
 from gristmill.train import checkpoint
 from gristmill.train.ahead import Ahead
-from gristmill.train.balance import BALANCE_RATE, Balance
+from gristmill.train.balance import BALANCE_RATE, Balance, over_stages
 from gristmill.train.compute import keep_freed_memory, resolve_dtype
 from gristmill.train.gently import Stop, gently
 from gristmill.train.guard import Guard
@@ -35,6 +35,7 @@ from gristmill.train.watch import Watch
 
 _SHARE_OF_CHECKPOINTS = 0.02  # of the time; saves that block longer come less often
 _ROLLBACKS = 3
+_REFUSED_IN_A_ROW = 16  # steps: then it is no spike, but where the loss is now
 
 
 class Diverged(WorkError):
@@ -173,6 +174,7 @@ class Run:
         )
         self.skipped = 0  # batches that were passed over by rollbacks
         self.rollbacks = 0
+        self.refused = 0  # steps in a row
         self.rows: list[dict[str, Any]] = []
         self.out_dir, self.checkpoints = out_dir, out_dir / "checkpoints"
         self.group: Any = dist.new_group(backend="gloo") if spread.mesh is not None else None
@@ -199,6 +201,7 @@ class Run:
             self.optimizer.forget_gradients()
             self.balance.forget()
             return targets, bad
+        self.refused = 0
         clip = min(1.0, self.config.clip_grad_norm / (norm + 1e-6))
         scale_gradients(leaves, clip / targets)
         self.optimizer.step(self.scale(step))
@@ -208,6 +211,8 @@ class Run:
         more = {"loss": sums.loss, "grad_norm": norm * targets, **sums.more}
         mesh = self.spread.mesh
         loads = self.balance.after_step(mesh.group("tokens") if mesh else None)
+        if mesh is not None and mesh.layout.pp > 1:
+            loads = over_stages(loads, len(self.balance.layers), mesh.group("pp"))
         more |= {f"experts/{name}": value * targets for name, value in loads.items()}
         for name, amount in more.items():
             self.sums[name] = self.sums.get(name, 0.0) + amount
@@ -230,21 +235,19 @@ class Run:
     def after_bad(self, step: int, bad: str) -> int | None:
         """The step to go back to; None: the batch is passed over. Raises Diverged where neither helps."""
         config, finite = self.config, not ("nan" in bad or "inf" in bad)
+        self.refused += 1
+        if finite and config.on_spike == "skip" and self.refused <= _REFUSED_IN_A_ROW:
+            self._incident(step, bad, "skip")
+            return None
+        self.saver.wait()
         found = checkpoint.newest(self.checkpoints) if self.spread.first else None
         can_go_back = bool(self.spread.agree(found is not None)) and self.rollbacks < _ROLLBACKS
-        action = "stop"
-        if finite and config.on_spike == "skip":
-            action = "skip"
-        elif config.on_spike == "rollback" and can_go_back:
-            action = "rollback"
+        action = "rollback" if config.on_spike == "rollback" and can_go_back else "stop"
         self._incident(step, bad, action)
-        if action == "skip":
-            return None
         if action == "rollback":
-            self.saver.wait()
-            self.rollbacks += 1
-            skipped = self.skipped
+            skipped, rollbacks = self.skipped, self.rollbacks
             back = self.resume()
+            self.rollbacks = rollbacks + 1
             # The batches from there to here are not seen again.
             self.skipped = skipped + step + 1 - back
             return back
@@ -320,6 +323,8 @@ class Run:
                 {
                     "updates": self.optimizer.updates,
                     "skipped": self.skipped,
+                    "rollbacks": self.rollbacks,
+                    "refused": self.refused,
                     "losses": self.guard.losses,
                     "norms": self.guard.norms,
                     "rows": self.rows,
@@ -348,6 +353,7 @@ class Run:
                 )
             self.optimizer.resume(told["updates"])
             self.skipped, self.rows = told["skipped"], told["rows"]
+            self.rollbacks, self.refused = told["rollbacks"], told["refused"]
             self.guard = Guard(told["losses"], told["norms"])
             self.sums, self.targets = told["sums"], told["targets"]
         if self.spread.first:

@@ -20,7 +20,7 @@ def layout_for(config: Any, shape: ModelConfig) -> Layout:
 
     Raises RequestError where none fits.
     """
-    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "0")
+    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "0")
     world = world or max(1, torch.cuda.device_count())
     if world == 1:
         return Layout()

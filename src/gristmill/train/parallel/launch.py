@@ -30,7 +30,7 @@ from gristmill.stage import Progress
 from gristmill.train.parallel import layout as layouts
 from gristmill.train.parallel.layout import Layout, Mesh
 
-RESTARTS = 3  # of all processes, without a step in between
+RESTARTS = 3  # of all processes, without a step that was not made before
 _TIMEOUT = timedelta(minutes=10)  # of one exchange between processes
 REFUSED, FAILED = 2, 1  # exit codes of a rank that said why it ends; others are deaths
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 def joined() -> bool:
     """Whether this process is one of several (torchrun, SLURM, or the supervisor here)."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1") > 1
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1") > 1
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def processes(layout: Layout, timeout: timedelta = _TIMEOUT) -> Iterator[Mesh | 
         return
     for name, slurm in {
         "RANK": "SLURM_PROCID",
-        "WORLD_SIZE": "SLURM_NTASKS",
+        "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
         "LOCAL_RANK": "SLURM_LOCALID",
     }.items():
         if name not in os.environ and slurm in os.environ:
@@ -97,17 +97,20 @@ def run(
             "log_every": log_every,
         },
     )
-    deaths = 0
+    deaths, best = 0, 0.0
     while True:
         result.unlink(missing_ok=True)
         attempt = _Attempt(job, world, progress)
         codes = attempt.wait()
+        if attempt.failed is not None:
+            raise attempt.failed
         if not any(codes):
             return read_json(result)
         if attempt.complaint:
             kind, message = attempt.complaint
             raise {REFUSED: RequestError, FAILED: WorkError}[kind](message)
-        deaths = 1 if attempt.moved else deaths + 1
+        deaths = 1 if attempt.reached > best else deaths + 1
+        best = max(best, attempt.reached)
         # One that was killed comes first: the others complain that it left them.
         rank, code = min(
             ((rank, code) for rank, code in enumerate(codes) if code), key=lambda it: it[1]
@@ -123,7 +126,7 @@ def run(
             )
         else:
             raise WorkError(
-                f"process {rank} of {world} {how} {deaths} times without a step in between; "
+                f"process {rank} of {world} {how} {deaths} times without a new step in between; "
                 f"its last words: {attempt.last_words[-400:] or 'none'}"
             )
 
@@ -134,7 +137,8 @@ class _Attempt:
     def __init__(self, job: Path, world: int, progress: Progress) -> None:
         self.progress = progress
         self.complaint: tuple[int, str] | None = None
-        self.moved = False  # whether a step was reported
+        self.reached = 0.0  # the furthest step that was reported
+        self.failed: BaseException | None = None  # what the listener to progress raised
         self.last_words = ""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -174,11 +178,16 @@ class _Attempt:
                 told = json.loads(line)
             except ValueError:
                 continue
+            if not isinstance(told, dict):
+                continue
             if "error" in told:
                 self.complaint = self.complaint or (told["code"], told["error"])
             else:
-                self.moved = True
-                self.progress(told["done"], told["total"], told["unit"], **told["values"])
+                self.reached = max(self.reached, told["done"])
+                try:
+                    self.progress(told["done"], told["total"], told["unit"], **told["values"])
+                except BaseException as error:
+                    self.failed = self.failed or error
 
     def _hear(self, child: subprocess.Popen[str]) -> None:
         assert child.stderr is not None
@@ -189,7 +198,7 @@ class _Attempt:
         """Exit codes; when one process ends badly the others are killed, for they would wait for it."""
         try:
             while any(child.poll() is None for child in self.children):
-                if any(child.returncode for child in self.children):
+                if self.failed or any(child.returncode for child in self.children):
                     break
                 time.sleep(0.05)
         finally:

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
-    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -40,11 +38,10 @@ def apply(
     dtype: torch.dtype,
     recompute: Recompute = "none",
     compile: bool = False,
-    offload: bool = False,
 ) -> list[Transformer]:
     """The network, or this process's stages of a pipeline, spread over the mesh; in place where there is no pipeline.
 
-    dtype: of activations, and of what FSDP gathers. offload: parameters and moments live on the host.
+    dtype: of activations, and of what FSDP gathers.
     The network may be on the meta device: fill what comes back with `initialize`.
     """
     layout = mesh.layout if mesh else Layout()
@@ -66,8 +63,8 @@ def apply(
                 recompute_block(block, recompute)
             if block is not None and compile:
                 block.compile()
-        if mesh is not None and (layout.rows * layout.cp > 1 or offload):
-            _shard(part, mesh, dtype, offload)
+        if mesh is not None and layout.rows * layout.cp > 1:
+            _shard(part, mesh, dtype)
     return parts
 
 
@@ -108,17 +105,16 @@ def _what_to_keep(
     return CheckpointPolicy.MUST_SAVE if operation in _DEAR else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _shard(network: Transformer, mesh: Mesh, dtype: torch.dtype, offload: bool) -> None:
+def _shard(network: Transformer, mesh: Mesh, dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    where = CPUOffloadPolicy() if offload else OffloadPolicy()
 
     def dims(name: str) -> DeviceMesh:
         return mesh.dims["replicas", name] if mesh.layout.replicas > 1 else mesh.dims[name]
 
     def shard(module: nn.Module, over: DeviceMesh) -> None:
-        fully_shard(module, mesh=over, mp_policy=policy, offload_policy=where)
+        fully_shard(module, mesh=over, mp_policy=policy)
         assert isinstance(module, FSDPModule)
         # Gradients are sums; the trainer divides by what was counted. (gloo has no sum with a factor.)
         module.set_gradient_divide_factor(1.0)
