@@ -266,7 +266,7 @@ def test_held_out_bits_of_every_group_are_those_of_the_group_alone(made, inputs)
     ("settings", "said"),
     [
         (dict(measure_noise=True), "micro_batches to 2 or more"),
-        (dict(samples=("a",), layout=Layout(dp=2)), "samples needs a single process"),
+        (dict(samples=("a",), layout=Layout(dp=2)), "samples are made by one process"),
         (dict(width_base=32), 'warm_start = "none"'),
     ],
 )
