@@ -20,6 +20,7 @@ def test_ten_to_the_25_is_known() -> None:
     assert cost.hours == pytest.approx(cost.device_hours / 1000)
     assert cost.money == pytest.approx(2.5 * cost.device_hours)
     assert cost.kwh == pytest.approx(cost.device_hours * 0.7 * 1.2)
+    assert training_cost(1e25, 1, DEVICES["h100"], "bfloat16", Assumptions()).money is None
     slower = training_cost(1e25, 1000, DEVICES["h100"], "bfloat16", Assumptions(0.4, 0.5))
     assert slower.hours == pytest.approx(2 * cost.hours)
 

@@ -93,5 +93,9 @@ def test_its_numbers_are_pythons(page: str, tmp_path) -> None:
         assert number("prefill") == pytest.approx(said.prefill, abs=1)
         move("devices", 0)
         assert tab.inner_text("#layout") == "does not fit"
+        assert [tab.inner_text(f"#{name}") for name in ("days", "money")] == ["–", "–"]
+        move("price", 0)
+        assert tab.inner_text("#price-shown") == "no price"
+        assert tab.inner_text("#price-out") == "–"
         assert wrong == []
         browser.close()

@@ -10,7 +10,7 @@ import typer
 
 from gristmill.cli.asking import MODEL_HELP
 from gristmill.cli.console import err, show_json
-from gristmill.errors import RequestError
+from gristmill.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from gristmill.plan import Device, Preset
@@ -44,7 +44,10 @@ def plan(
     context: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Tokens of a row.", show_default="the model's, up to 8,192"
+            min=1,
+            metavar="N",
+            help="Tokens of a row.",
+            show_default="its run's, else the model's up to 8,192",
         ),
     ] = None,
     batch: Annotated[
@@ -64,8 +67,13 @@ def plan(
         ),
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(metavar="NAME", help="adamw, muon or adamw-8bit.")
-    ] = "adamw",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="adamw, muon or adamw-8bit.",
+            show_default="its run's, else adamw",
+        ),
+    ] = None,
     mfu: Annotated[
         float | None,
         typer.Option(
@@ -118,7 +126,8 @@ def plan(
     """Count what MODEL takes before it is paid for: parameters, FLOPs, memory, time, energy, money.
 
     Training: the layouts that fit so many devices, fastest first, with the memory of the device that needs most, and
-    what the run costs. With --serve: which forms of the weights fit, and how fast memory and arithmetic let them be.
+    what the run costs; exit code 1 where none fits. With --serve: which forms of the weights fit, and how fast memory
+    and arithmetic let them be.
     No weight is read, no network asked. Every assumption is printed beside what follows from it.
 
     Examples:
@@ -135,10 +144,13 @@ def plan(
     if model is None:
         view.show_lists(planner.presets(preset_file), planner.devices(device_file), as_json)
         return
+    if html is not None:
+        _check_place(html)
     preset = planner.model(model, preset_file)
     machine, number = _devices(devices, device_file)
     limit = preset.config.max_seq_len
-    length = min(limit, 8192) if context is None else context
+    usual = min(limit, 8192) if serve or preset.context is None else preset.context
+    length = usual if context is None else context
     if length > limit and preset.config.positions == "learned":
         raise RequestError(
             f"--context {length:,} is beyond the model's {limit:,} learned positions"
@@ -153,7 +165,10 @@ def plan(
         faster = machine.peak("bfloat16") > machine.peak("float32")
         precision = "bfloat16" if faster else "float32"
     training = planner.Training(
-        precision=precision, optimizer=optimizer, context=length, kernels=machine.kernels
+        precision=precision,
+        optimizer=optimizer or preset.optimizer or "adamw",
+        context=length,
+        kernels=machine.kernels,
     )
     total, whence = _tokens(tokens, preset)
     shown: dict[str, Any] = {"model": planner.model_sheet(preset, length)}
@@ -190,8 +205,10 @@ def plan(
         _write_page(html, preset, machine, number, total, training, assumed)
     if as_json:
         show_json(shown)
-        return
-    view.show(shown)
+    else:
+        view.show(shown)
+    if not serve and shown["training"]["cost"] is None:
+        raise typer.Exit(WorkError.exit_code)
 
 
 def _devices(given: str, file: Path | None) -> tuple[Device, int]:
@@ -237,6 +254,14 @@ def _stored(model: str, preset: Preset) -> float | None:
         return None
 
 
+def _check_place(html: Path) -> None:
+    """Raises RequestError where no page can be written, before anything is searched."""
+    if html.is_dir():
+        raise RequestError(f"--html {html} is a directory; name a file in it")
+    if not html.parent.is_dir():
+        raise RequestError(f"--html {html}: no such folder as {html.parent}; make it first")
+
+
 def _write_page(
     target: Path,
     preset: Preset,
@@ -249,8 +274,6 @@ def _write_page(
     from gristmill.files import write_text
     from gristmill.plan import explorable
 
-    if target.is_dir():
-        raise RequestError(f"--html {target} is a directory; name a file in it")
     with err.status("the page's layouts") as status:
         page = explorable(
             preset,
@@ -261,5 +284,4 @@ def _write_page(
             assumed=assumed,
             progress=lambda done, of: status.update(f"the page's layouts: {done} of {of}"),
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gristmill.cli.console import out, show_json
+from gristmill.cli.console import counted, out, show_json
 
 if TYPE_CHECKING:
     from gristmill.plan import Device, Preset
@@ -97,7 +97,7 @@ def _training(plan: Mapping[str, Any]) -> None:
         dim=True,
     )
     if plan["does_not_fit"]:
-        out.print(Text(f"It does not fit: {plan['does_not_fit']}.", style="red"), soft_wrap=True)
+        out.print(Text(f"It does not fit: {plan['does_not_fit']}.", style="red"))
     elif not plan["layouts"]:
         out.print(
             Text(
@@ -114,27 +114,42 @@ def _training(plan: Mapping[str, Any]) -> None:
             (
                 one["words"],
                 f"{one['recompute']}, {one['micro_batch_rows']}",
-                f"{m['total'] / 1e9:.1f}",
-                f"{kept / 1e9:.1f}",
-                f"{(m['activations'] + m['logits']) / 1e9:.1f}",
-                f"{m['buffers'] / 1e9:.1f}",
+                *(
+                    size(part).removesuffix(" GB")  # told below the table
+                    for part in (
+                        m["total"],
+                        kept,
+                        m["activations"] + m["logits"],
+                        m["buffers"],
+                    )
+                ),
                 duration(one["step_seconds"]),
                 f"{one['mfu']:.0%}",
             )
         )
     if rows:
         _table(
-            ("layout", "recomp, rows", "GB", "states", "acts", "buf", "step", "MFU"), rows, fold=0
+            ("layout", "recomp, rows", "total", "states", "acts", "buf", "step", "MFU"),
+            rows,
+            fold=0,
         )
         _say(
-            "GB of the device that needs most: states are weights, gradients and optimizer, acts are activations and "
-            "logits. Step and MFU are modelled, at best: products reach "
-            f"{plan['assumptions']['efficiency']:.0%} of peak, bubbles and traffic that nothing hides are waited for.",
+            "Memory of the device that needs most, GB where no unit stands: states are weights, gradients and "
+            "optimizer, acts are activations and logits. Step and MFU are modelled, at best: products reach "
+            f"{plan['assumptions']['efficiency']:.0%} of peak, bubbles and traffic that nothing hides are waited for; "
+            "launches, which small models wait for, are not modelled. MFU counts attention whole and a causal kernel "
+            f"does less: it may read up to {plan['assumptions']['most_mfu']:.0%} here.",
             dim=True,
         )
     if plan["not_split"] and plan["devices"] > 1:
         _say(f"Our trainer's limits: {'; '.join(plan['not_split'])}.", dim=True)
-    cost, assumed = plan["cost"], plan["assumptions"]
+    if plan["cost"] is not None:
+        _cost(plan)
+
+
+def _cost(plan: Mapping[str, Any]) -> None:
+    cost, assumed, device = plan["cost"], plan["assumptions"], plan["device"]
+    priced = assumed["price"] is not None
     _table(
         ("", ""),
         [
@@ -142,12 +157,13 @@ def _training(plan: Mapping[str, Any]) -> None:
             ("time", duration(cost["hours"] * 3600)),
             ("device-hours", f"{cost['device_hours']:,.{0 if cost['device_hours'] >= 100 else 2}f}"),
             ("energy", si(cost["kwh"] * 1e3, "Wh")),
-            ("money", f"${cost['money']:,.0f}" if assumed["price"] else "no price is known: --price"),
+            ("money", money(cost["money"]) if priced else "no price is known: --price"),
         ],
     )  # fmt: skip
     _say(
-        f"Assumed: MFU {assumed['mfu']:.0%}, {assumed['availability']:.0%} of the time training, "
-        f"${assumed['price']:.2f} a device-hour, {device['power']:,.0f} W a device, PUE {assumed['pue']}.",
+        f"Assumed: MFU {assumed['mfu']:.0%} ({assumed['mfu_is']}), {assumed['availability']:.0%} of the time training, "
+        + (f"${assumed['price']:.2f} a device-hour, " if priced else "")
+        + f"{device['power']:,.0f} W a device, PUE {assumed['pue']}.",
         dim=True,
     )
     if told := plan["published"]:
@@ -164,32 +180,36 @@ def _serving(plan: Mapping[str, Any]) -> None:
     title = f"Serving on {plan['devices']:,} x {device['title']}"
     out.print(Text(title, style="bold"), soft_wrap=True)
     if plan["stored_bytes"]:
-        _say(f"The weights on disk are {plan['stored_bytes'] / 1e9:,.2f} GB.")
-    table = []
+        _say(f"The weights on disk are {size(plan['stored_bytes'])}.")
+    table, priced = [], plan["price_per_device_hour"] is not None
     for one in plan["weights"]:
         fits = one["rows_that_fit"]
         table.append(
             (
                 one["weights"],
-                f"{one['bytes'] / 1e9:,.1f}",
+                size(one["bytes"]),
                 f"{fits:,}" if fits else "does not fit",
                 *([f"{one[k]:,.0f}" for k in ("decode_alone", "decode", "prefill")] if fits else [""] * 3),
-                f"{one['price_per_million_out']:.2f}" if fits else "",
+                *([f"{one['price_per_million_out']:.2f}" if fits else ""] if priced else []),
             )
         )  # fmt: skip
-    _table(("weights", "GB", "rows fit", "1 row", f"{rows} rows", "prefill", "$/M out"), table)
+    heads = ("weights", "bytes", "rows fit", "1 row", counted(rows, "row"), "prefill")
+    _table((*heads, "$/M out") if priced else heads, table)
     _say(
-        f"Rows of {plan['context']:,} tokens with a {plan['cache']} cache. Tokens/s of decode (1 row, {rows} rows "
-        f"together) and of prefill: a roofline of which {plan['reached']:.0%} is reached; "
-        f"${plan['price_per_device_hour']:.2f} a device-hour.",
+        f"Rows of {plan['context']:,} tokens with a {plan['cache']} cache. Tokens/s of decode (1 row, "
+        f"{counted(rows, 'row')} together) and of prefill: a roofline of which {plan['reached']:.0%} is reached"
+        + (
+            f"; ${plan['price_per_device_hour']:.2f} a device-hour."
+            if priced
+            else ". No price is known: --price."
+        ),
         dim=True,
     )
     kept = [
-        (f"{one['context']:,}", *(f"{value / 1e9:,.2f}" for value in one["bytes"].values()))
-        for one in plan["cache_bytes"]
+        (f"{one['context']:,}", *map(size, one["bytes"].values())) for one in plan["cache_bytes"]
     ]
     heads = [f"{n} row{'s' if n != '1' else ''}" for n in plan["cache_bytes"][0]["bytes"]]
-    _table((f"{plan['cache']} cache, GB, context", *heads), kept)
+    _table((f"{plan['cache']} cache, context", *heads), kept)
     ways = ", ".join(
         f"{one['speedup']:.2f}x at {one['acceptance']:.0%} of {one['drafts']}"
         for one in plan["speculative"]
@@ -207,6 +227,20 @@ def amount(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:,.0f}"
+
+
+def size(held: float) -> str:
+    """'54.3 GB', '196 MB', '0.3 MB'."""
+    if held >= 1e9:
+        return f"{held / 1e9:,.1f} GB"
+    return f"{held / 1e6:,.{0 if held >= 1e7 else 1}f} MB"
+
+
+def money(dollars: float) -> str:
+    """'$1,693,672', '$4.35', 'under a cent'."""
+    if 0 < dollars < 0.005:
+        return "under a cent"
+    return f"${dollars:,.{0 if dollars >= 100 else 2}f}"
 
 
 def si(value: float, unit: str) -> str:

@@ -26,12 +26,12 @@ PUBLISHED = (
 @dataclass(frozen=True)
 class Assumptions:
     """mfu: share of peak in steady training. availability: share of the time that trains. pue: a data centre's power
-    over its machines'. price: US dollars a device-hour; electricity is in it."""
+    over its machines'. price: US dollars a device-hour, electricity in it; None where none is known."""
 
     mfu: float = 0.40
     availability: float = 0.90
     pue: float = 1.2
-    price: float = 0.0
+    price: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("mfu", "availability"):
@@ -39,21 +39,21 @@ class Assumptions:
                 raise RequestError(
                     f"{name} is a share, above 0 and up to 1, not {getattr(self, name)}"
                 )
-        if self.pue < 1 or self.price < 0:
-            raise RequestError(
-                f"pue is at least 1 and a price at least 0, not {self.pue} and {self.price}"
-            )
+        if not self.pue >= 1:
+            raise RequestError(f"pue is at least 1, not {self.pue:g}")
+        if self.price is not None and not self.price >= 0:
+            raise RequestError(f"price is at least 0, not {self.price:g}")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """hours: of the wall. kwh: at the wall socket. money: US dollars."""
+    """hours: of the wall. kwh: at the wall socket. money: US dollars, None where no price is known."""
 
     flops: float
     hours: float
     device_hours: float
     kwh: float
-    money: float
+    money: float | None
 
 
 def training_cost(
@@ -68,7 +68,7 @@ def training_cost(
         device_hours / devices,
         device_hours,
         device_hours * device.power / 1000 * assumed.pue,
-        device_hours * assumed.price,
+        None if assumed.price is None else device_hours * assumed.price,
     )
 
 

@@ -154,8 +154,12 @@ def rows_that_fit(
     return max(0, int(room // cache_bytes(config, context, 1, cache)))
 
 
-def price_per_million(tokens_per_second: float, price: float, devices: int = 1) -> float:
-    """US dollars for a million tokens at so many dollars a device-hour."""
+def price_per_million(
+    tokens_per_second: float, price: float | None, devices: int = 1
+) -> float | None:
+    """US dollars for a million tokens at so many dollars a device-hour; None where no price is known."""
+    if price is None:
+        return None
     return price * devices / 3600 / tokens_per_second * 1e6
 
 

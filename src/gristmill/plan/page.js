@@ -11,6 +11,7 @@ function short(x, unit) {
 }
 const amount = (x) => x.toLocaleString("en-US", { maximumFractionDigits: x < 10 ? 2 : 0 });
 const dollars = (x) => (x > 0 && x < 0.01 ? `$${x.toPrecision(2)}` : x < 100 ? `$${x.toFixed(2)}` : `$${amount(x)}`);
+const bytes = (x) => (x < 1e9 ? `${(x / 1e6).toFixed(x < 1e7 ? 1 : 0)} MB` : `${(x / 1e9).toFixed(1)} GB`);
 // Sliders of 0 … 1000 over decades.
 const geometric = (name, low, high) => low * (high / low) ** (value(name) / 1000);
 const place = (x, low, high) => Math.round(1000 * Math.log(x / low) / Math.log(high / low));
@@ -27,12 +28,13 @@ function training() {
   show("devices-shown", amount(row.devices));
   show("mfu-shown", `${value("mfu")}%`);
   show("availability-shown", `${value("availability")}%`);
-  show("price-shown", dollars(price));
+  show("price-shown", price ? dollars(price) : "no price");
   show("flops", flops.toExponential(2));
-  show("days", amount(hours / row.devices / 24));
-  show("device-hours", short(hours, "h"));
-  show("energy", short(hours * DATA.power * DATA.assumed.pue, "Wh"));
-  show("money", dollars(hours * price));
+  const cost = (name, text) => show(name, row.best ? text : "–");
+  cost("days", amount(hours / row.devices / 24));
+  cost("device-hours", short(hours, "h"));
+  cost("energy", short(hours * DATA.power * DATA.assumed.pue, "Wh"));
+  cost("money", price ? dollars(hours * price) : "–");
   const bar = at("memory-bar"), list = at("memory-parts");
   bar.replaceChildren(); list.replaceChildren();
   if (!row.best) {
@@ -43,13 +45,13 @@ function training() {
   const best = row.best, memory = best.memory;
   show("layout", `${best.words}, recompute ${best.recompute}`);
   show("modelled", `${Math.round(100 * best.mfu)}% at best`, best.mfu < mfu);
-  show("memory-total", `${(memory.total / 1e9).toFixed(1)} of ${(DATA.memory / 1e9).toFixed(1)} GB`);
+  show("memory-total", `${bytes(memory.total)} of ${bytes(DATA.memory)}`);
   bar.setAttribute("aria-label", `${Math.round(100 * memory.total / DATA.memory)}% of a device's memory`);
   ["weights", "gradients", "optimizer", "activations", "logits", "buffers"].forEach((part, i) => {
     const piece = document.createElement("span"), item = document.createElement("li"), dot = document.createElement("i");
     piece.className = dot.className = `k${i}`;
     piece.style.width = `${100 * memory[part] / DATA.memory}%`;
-    item.append(dot, `${part} ${(memory[part] / 1e9).toFixed(1)} GB`);
+    item.append(dot, `${part} ${bytes(memory[part])}`);
     bar.append(piece); list.append(item);
   });
 }
@@ -74,12 +76,12 @@ function serving() {
   const prefill = context / Math.max(prompt, reading(context) / bandwidth);
   const needs = form.bytes + cache * context * rows, has = DATA.memory * devices * 0.92;
   show("context-shown", amount(context)); show("rows-shown", amount(rows)); show("serving-devices-shown", amount(devices));
-  show("needs", `${(needs / 1e9).toFixed(1)} GB`);
-  show("fits", needs <= has ? "yes" : `no: ${(has / 1e9).toFixed(1)} GB are free`, needs > has);
+  show("needs", bytes(needs));
+  show("fits", needs <= has ? "yes" : `no: ${bytes(has)} are free`, needs > has);
   show("decode", `${amount(rows / step)} tokens/s (${moving >= computing ? "memory" : "arithmetic"})`);
   show("row-speed", `${amount(1 / step)} tokens/s`);
   show("prefill", `${amount(prefill)} tokens/s`);
-  const million = (speed) => dollars(price * devices / 3600 / speed * 1e6);
+  const million = (speed) => price ? dollars(price * devices / 3600 / speed * 1e6) : "–";
   show("price-out", million(rows / step)); show("price-in", million(prefill));
 }
 

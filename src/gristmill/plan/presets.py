@@ -27,7 +27,7 @@ class Preset:
     """A model to plan for. published: parameters, exact (int) or rounded ("70B"). tokens: it was trained on.
 
     extra_per_layer: parameters of a layer of the published network that `config` cannot say; they are multiplied with
-    each token like any other matrix.
+    each token like any other matrix. context, optimizer: of the run that made it, None where no run is known.
     """
 
     name: str
@@ -38,11 +38,14 @@ class Preset:
     tokens: float | None = None
     extra_per_layer: int = 0
     note: str = ""
+    context: int | None = None
+    optimizer: str | None = None
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device as its maker prints it. Bytes, bytes/s, FLOP/s (dense, by precision), watts, US dollars an hour.
+    """One device as its maker prints it. Bytes, bytes/s, FLOP/s (dense, by precision), watts, US dollars an hour
+    (None where nobody asks a price).
 
     kernels: which ones train there, since they differ in what they keep (`plan.kept`).
     """
@@ -56,7 +59,7 @@ class Device:
     network: float
     node: int
     power: float
-    price: float
+    price: float | None
     kernels: Kernels = "cuda"
 
     def peak(self, precision: str) -> float:
@@ -98,7 +101,24 @@ def model(name: str, extra: Path | None = None) -> Preset:
 
     if path.suffix == ".json":
         return Preset(str(path), config_from_hf(read_object(path), path), str(path))
-    return Preset(name, load_config(resolve(path)), name)
+    place = resolve(path)
+    return Preset(name, load_config(place), name, **_trained(path, place))
+
+
+def _trained(path: Path, place: Path) -> dict[str, Any]:
+    """Tokens, context and optimizer of the run that MODEL is, or lies in; {} where there is none."""
+    for run in (path, *place.absolute().parents[:2]):
+        manifest = read_object(run / "pretrain" / "manifest.json")
+        try:
+            config, metrics = manifest["config"], manifest["metrics"]
+            return {
+                "tokens": float(metrics["tokens"]),
+                "context": int(config["context"]),
+                "optimizer": str(config["optimizer"]),
+            }
+        except (KeyError, TypeError, ValueError):  # none, or of another program
+            continue
+    return {}
 
 
 def device(name: str, extra: Path | None = None) -> Device:
@@ -126,9 +146,10 @@ def this_machine() -> Device:
     target = torch.empty_like(source)
     flops = 2 * 1024**3 / _best(lambda: torch.mm(a, a))
     bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source))
+    threads = torch.get_num_threads()
     return Device(
         name=HERE,
-        title=f"this machine: {torch.get_num_threads()} threads, measured",
+        title=f"this machine: {threads} thread{'' if threads == 1 else 's'}, measured",
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         bandwidth=bandwidth,
         flops={"float32": flops},
@@ -136,7 +157,7 @@ def this_machine() -> Device:
         network=GB,
         node=1,
         power=20.0 * (os.cpu_count() or 1),  # a guess: systems do not say
-        price=0.0,
+        price=None,
         kernels="native" if extension is not None else "cpu",
     )
 
@@ -202,7 +223,7 @@ def _device(name: str, table: dict[str, Any], file: Path | None) -> Device:
             table["network_gb_s"] * GB,
             int(table["node"]),
             float(table["power_w"]),
-            float(table["price_per_hour"]),
+            float(table["price_per_hour"]) or None,
             table.get("kernels", "cuda"),
         )
     except KeyError as error:

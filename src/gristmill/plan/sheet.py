@@ -23,7 +23,8 @@ from gristmill.plan.layouts import EFFICIENCY, Found, best_layouts, does_not_fit
 from gristmill.plan.presets import Device, Preset, device
 from gristmill.plan.settings import PRECISIONS, Training
 
-USUAL_MFU = 0.40  # of large runs on H100 in bf16: Llama 3 405B reports 0.38 to 0.43
+USUAL_MFU = 0.40
+USUAL_MFU_IS = "what large runs on H100 reach: Llama 3 405B reports 38 to 43%"
 CONTEXTS = (2048, 8192, 32_768, 131_072)
 ROWS = (1, 8, 64)
 DRAFT_COST = 0.05
@@ -70,18 +71,26 @@ def training_sheet(
     assumed: Assumptions,
     mfu: float | None,
 ) -> dict[str, Any]:
-    """FLOPs, the best layouts, and what the best costs. mfu None: the usual one, or the best layout's if less."""
+    """FLOPs, the best layouts, and what the best costs: None where no layout fits. mfu None: the usual one, or the best
+    layout's if less."""
     config, extra = preset.config, preset.extra_per_layer
     training = replace(training, extra=extra)
     precision = PRECISIONS[training.precision].computes
     found = best_layouts(config, devices, machine, batch_tokens=batch_tokens, training=training)
     modelled = found[0].mfu if found else None
+    mfu_is = "as asked"
     if mfu is None:
-        mfu = min(USUAL_MFU, modelled or USUAL_MFU)
+        mfu, mfu_is = USUAL_MFU, USUAL_MFU_IS
+        if modelled is not None and modelled < mfu:
+            mfu, mfu_is = (
+                modelled,
+                f"the best layout's, less than the {USUAL_MFU:.0%} of large runs",
+            )
     assumed = replace(assumed, mfu=mfu)
     token = flops_per_token(config, training.context, extra=extra)
+    causal = flops_per_token(config, training.context, causal=True, extra=extra)
     flops = token.training * tokens
-    cost = training_cost(flops, devices, machine, precision, assumed)
+    cost = training_cost(flops, devices, machine, precision, assumed) if found else None
     lacking = None if found else does_not_fit(config, devices, machine, training)
     return {
         "tokens": tokens,
@@ -91,9 +100,15 @@ def training_sheet(
         "batch_tokens": batch_tokens,
         "flops": flops,
         "flops_6nd": 6.0 * counts(config, extra).active * tokens,
-        "assumptions": asdict(assumed) | {"efficiency": EFFICIENCY},
+        "assumptions": asdict(assumed)
+        | {
+            "mfu_is": mfu_is,
+            "efficiency": EFFICIENCY,
+            # MFU counts attention whole and a causal kernel does about half, so it may exceed `efficiency`.
+            "most_mfu": EFFICIENCY * token.forward / causal.forward,
+        },
         "modelled_mfu": modelled,
-        "cost": asdict(cost),
+        "cost": asdict(cost) if cost else None,
         "steps": tokens / batch_tokens,
         "layouts": [layout_sheet(one) for one in found],
         "does_not_fit": lacking,
@@ -127,7 +142,7 @@ def serving_sheet(
     context: int,
     rows: int,
     cache: str,
-    price: float,
+    price: float | None,
     weights: str | None = None,
     stored: float | None = None,
 ) -> dict[str, Any]:
